@@ -1,0 +1,102 @@
+"""A case in a folder: the training set's layout, and telling it from the platform's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from petct.case import Case, Tracer
+from petct.errors import CaseError
+from petct.images import IMAGE_SUFFIXES, read_image
+from petct.scan_files import CaseFile, ScanFiles, read_scan
+from petct.sockets import find_socket_files, is_platform_layout
+
+SCAN_FOLDERS = {Tracer.PSMA: "PSMA", Tracer.FDG: "FDG"}
+THRESHOLD_NAME = "threshold.json"
+
+
+def read_case(folder: Path) -> Case:
+    """Read and check a case in the platform's layout or the training set's, whichever the folder holds.
+
+    Args:
+        folder: The platform's input folder, or one patient's folder with PSMA/ and FDG/. It may be a link.
+
+    Returns:
+        The case, named after its folder.
+
+    Raises:
+        CaseError: The folder holds neither layout or both, or a file is missing or breaks a rule.
+    """
+    try:
+        files = find_files(folder)
+    except OSError as error:  # in a container, folders often belong to somebody else
+        raise CaseError(str(folder), "input must be readable", str(error)) from error
+    return Case(
+        name=folder.name or folder.resolve().name,
+        psma=read_scan(files[Tracer.PSMA]),
+        fdg=read_scan(files[Tracer.FDG]),
+    )
+
+
+def find_files(folder: Path) -> dict[Tracer, ScanFiles]:
+    """The files of both scans, in either layout; no image is opened.
+
+    Raises:
+        CaseError: The folder holds neither layout or both, or a file is missing or doubled.
+    """
+    if not folder.is_dir():
+        raise CaseError(str(folder), "input must be a folder", "nothing" if not folder.exists() else "a file")
+    is_training = any((folder / name).is_dir() for name in SCAN_FOLDERS.values())
+    is_platform = is_platform_layout(folder)
+    if is_training and is_platform:
+        rule = "input must hold one case, in the platform's layout or the training set's"
+        raise CaseError(str(folder), rule, "both")
+    if is_platform:
+        return find_socket_files(folder)
+    if is_training:
+        return {tracer: _scan_files(folder, tracer) for tracer in Tracer}
+    held = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    rule = "input must hold inputs.json and images/, or PSMA/ and FDG/"
+    raise CaseError(str(folder), rule, ", ".join(held[:5]) if held else "an empty folder")
+
+
+def _scan_files(folder: Path, tracer: Tracer) -> ScanFiles:
+    """One scan of the training set's layout. TTB (the truth) and rigid.tfm are left alone: the method uses neither."""
+    scan = SCAN_FOLDERS[tracer]
+    threshold = folder / scan / THRESHOLD_NAME
+    files = ScanFiles(
+        tracer=tracer,
+        pet=_required_image(folder, f"{scan}/PET"),
+        ct=_required_image(folder, f"{scan}/CT"),
+        organs=_image(folder, f"{scan}/totseg_24"),
+        threshold=CaseFile(threshold, f"{scan}/{THRESHOLD_NAME}"),
+    )
+    if not threshold.is_file():
+        raise CaseError(files.threshold.where, "file is missing")
+    return files
+
+
+def _required_image(folder: Path, stem: str) -> CaseFile:
+    image = _image(folder, stem)
+    if image is None:
+        raise CaseError(f"{stem}.nii.gz", "file is missing")
+    return image
+
+
+def _image(folder: Path, stem: str) -> CaseFile | None:
+    """The image of that name in any of the formats, or None."""
+    names = [stem + suffix for suffix in IMAGE_SUFFIXES if (folder / (stem + suffix)).is_file()]
+    if len(names) > 1:
+        raise CaseError(stem, "must be one file", ", ".join(names))
+    return CaseFile(folder / names[0], names[0]) if names else None
+
+
+def read_truth(folder: Path, tracer: Tracer) -> sitk.Image:
+    """A physician's mask of a patient in the training set's layout (`PSMA/TTB.nii.gz`).
+
+    Raises:
+        CaseError: The file is missing or unreadable.
+    """
+    truth = _required_image(folder, f"{SCAN_FOLDERS[tracer]}/TTB")
+    return read_image(truth.path, where=truth.where)

@@ -1,0 +1,150 @@
+"""Writing the masks so that the output folder never holds half a result."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from petct.case import Tracer
+from petct.errors import CaseError
+from petct.geometry import Grid, check_same_grid, grid_of, to_array, to_image
+from petct.images import read_image
+
+MASK_FOLDERS: Mapping[Tracer, str] = {Tracer.PSMA: "images/psma-pet-ttb", Tracer.FDG: "images/fdg-pet-ttb"}
+MASK_NAME = "ttb.mha"
+
+Mask = npt.NDArray[np.bool_]
+
+
+def prepare_output(output: Path) -> None:
+    """Make the output folder, and take an earlier run's masks out of it; call this before reading the case.
+
+    A case that is then refused must not leave another case's masks behind to be taken for its own. The platform wants
+    one file per socket, so a file that is not ours is refused rather than deleted.
+
+    Args:
+        output: The output folder.
+
+    Raises:
+        CaseError: It cannot be made or written to, or a socket's folder holds something else.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CaseError(str(output), "output must be a folder that can be written to", error.strerror) from error
+    for folder in (output, output / "images", *(output / place for place in MASK_FOLDERS.values())):
+        if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+            raise CaseError(str(folder), "output must be a folder that can be written to")
+    ours = {MASK_NAME, _hidden(MASK_NAME)}
+    for place in MASK_FOLDERS.values():
+        foreign = sorted(path.name for path in (output / place).glob("*") if path.name not in ours)
+        if foreign:
+            raise CaseError(str(output / place), f"must hold nothing but {MASK_NAME}", ", ".join(foreign[:5]))
+    for place in MASK_FOLDERS.values():
+        for name in ours:
+            (output / place / name).unlink(missing_ok=True)
+
+
+def write_masks(masks: Mapping[Tracer, tuple[Mask, Grid]], *, folder: Path) -> dict[Tracer, Path]:
+    """Write every tracer's mask, or none: all are written and checked elsewhere before the first appears.
+
+    Args:
+        masks: Per tracer the TTB, (z, y, x), and the grid of its PET.
+        folder: The output folder, after `prepare_output`.
+
+    Returns:
+        The file of each tracer.
+
+    Raises:
+        CaseError: A mask cannot be written, or what is read back is not the mask.
+        ValueError: A mask is not boolean or not of its grid's shape.
+    """
+    targets = {tracer: folder / MASK_FOLDERS[tracer] / MASK_NAME for tracer in masks}
+    with tempfile.TemporaryDirectory(prefix="ttb-") as staging:
+        staged = {
+            tracer: _stage(mask, grid=grid, file=Path(staging) / f"{tracer}.mha")
+            for tracer, (mask, grid) in masks.items()
+        }
+        placed: list[Path] = []
+        try:
+            for tracer, target in targets.items():
+                _publish(staged[tracer], target)
+                placed.append(target)
+        except BaseException:
+            for target in placed:
+                target.unlink()
+            raise
+    return targets
+
+
+def write_mask(mask: Mask, *, grid: Grid, folder: Path, name: str) -> Path:
+    """Write one mask as uint8 {0, 1}, compressed, and check it by reading it back.
+
+    It is written and read back in a temporary folder (/tmp, never the output folder), then copied under a hidden name
+    and renamed, because a rename across file systems is not atomic.
+
+    Args:
+        mask: The mask, (z, y, x).
+        grid: The PET's grid.
+        folder: Where it goes; made when missing.
+        name: Its name, ending in .mha.
+
+    Returns:
+        The file.
+
+    Raises:
+        CaseError: It cannot be written, or what is read back is not the mask.
+        ValueError: The mask is not boolean or not of the grid's shape.
+    """
+    with tempfile.TemporaryDirectory(prefix="ttb-") as staging:
+        staged = _stage(mask, grid=grid, file=Path(staging) / name)
+        _publish(staged, folder / name)
+    return folder / name
+
+
+def _stage(mask: Mask, *, grid: Grid, file: Path) -> Path:
+    if mask.dtype != np.bool_:
+        raise ValueError(f"mask must be boolean, got {mask.dtype}")
+    image = to_image(mask.astype(np.uint8), grid)
+    try:
+        sitk.WriteImage(image, str(file), useCompression=True)
+    except RuntimeError as error:
+        raise CaseError(file.name, f"mask must be writable to {file.parent}", str(error).splitlines()[-1]) from error
+    written = read_image(file, where=file.name)
+    check_same_grid(grid_of(written), grid, where=file.name, name="the PET")
+    if written.GetPixelID() != sitk.sitkUInt8:
+        raise CaseError(file.name, "mask must be written as 8-bit unsigned integer", written.GetPixelIDTypeAsString())
+    different = int(np.count_nonzero(to_array(written) != mask))
+    if different:
+        raise CaseError(file.name, "mask read back must be the mask written", f"{different} different voxels")
+    return file
+
+
+def _publish(staged: Path, target: Path) -> None:
+    """Copy a checked file to its place; no name that anyone looks at ever holds part of it."""
+    hidden = target.with_name(_hidden(target.name))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(staged, hidden)
+        os.replace(hidden, target)
+    except OSError as error:
+        raise CaseError(str(target), "mask must be writable", error.strerror) from error
+    finally:
+        if hidden.exists():
+            hidden.unlink()
+
+
+def _hidden(name: str) -> str:
+    return f".{name}.partial"
+
+
+def mask_file(output: Path, tracer: Tracer) -> Path:
+    """Where a tracer's mask lies in an output folder."""
+    return output / MASK_FOLDERS[tracer] / MASK_NAME
