@@ -1,0 +1,131 @@
+"""What differs between the two scans of a patient: grids, position on the table, sharpness, noise."""
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from petct.case import Tracer
+from petct.geometry import Grid
+
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+PET_GRIDS = Path(__file__).with_name("pet_grids.json")
+NOISE_SHARE = {Tracer.PSMA: (0.010, 0.030), Tracer.FDG: (0.008, 0.022)}
+
+
+class PhantomSize(StrEnum):
+    """Demo: small patients on small grids, for networks on a CPU; clinical: grids of real scanners."""
+
+    DEMO = "demo"
+    CLINICAL = "clinical"
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """One scan's settings.
+
+    Attributes:
+        pet_grid: grid of the PET, in the scanner's coordinates.
+        ct_grid: grid of the CT, in the same coordinates.
+        to_scanner: rigid transform from the patient's coordinates to the scanner's.
+        psf_fwhm_mm: full width at half maximum of the PET's point-spread function.
+        noise_suv: variance of the PET's noise per SUV of signal, in SUV.
+        noise_fwhm_mm: width of the filter that correlates the noise.
+        ct_noise_hu: standard deviation of the CT's noise.
+    """
+
+    pet_grid: Grid
+    ct_grid: Grid
+    to_scanner: sitk.Euler3DTransform
+    psf_fwhm_mm: float
+    noise_suv: float
+    noise_fwhm_mm: float
+    ct_noise_hu: float
+
+
+def draw_scanner(
+    rng: np.random.Generator, *, tracer: Tracer, size: PhantomSize, low_mm_xyz: np.ndarray, high_mm_xyz: np.ndarray
+) -> Scanner:
+    """Settings of one scan of a patient who fills the box between two corners (patient's coordinates)."""
+    middle = (low_mm_xyz + high_mm_xyz) / 2
+    to_scanner = sitk.Euler3DTransform()
+    to_scanner.SetCenter([float(v) for v in middle])
+    to_scanner.SetRotation(*[float(v) for v in np.deg2rad(rng.normal(0.0, [1.0, 1.0, 1.5]))])
+    # Every scanner counts its table from somewhere else.
+    shift = rng.normal(0.0, [7.0, 9.0, 14.0]) + np.array([0.0, 0.0, rng.uniform(-1400.0, -600.0)])
+    to_scanner.SetTranslation([float(v) for v in shift])
+    centre = middle + shift
+    extent = high_mm_xyz - low_mm_xyz
+    if size is PhantomSize.DEMO:
+        pet_grid = _demo_pet_grid(rng, centre, extent)
+        ct_grid = _demo_ct_grid(rng, centre, extent)
+    else:
+        pet_grid = _clinical_pet_grid(rng, centre, extent, tracer)
+        ct_grid = _clinical_ct_grid(rng, pet_grid, centre)
+    return Scanner(
+        pet_grid=pet_grid,
+        ct_grid=ct_grid,
+        to_scanner=to_scanner,
+        psf_fwhm_mm=float(rng.uniform(5.0, 7.0)),
+        noise_suv=float(rng.uniform(*NOISE_SHARE[tracer])),
+        noise_fwhm_mm=float(rng.uniform(5.0, 8.0)),
+        ct_noise_hu=float(rng.uniform(9.0, 20.0)),
+    )
+
+
+def _demo_pet_grid(rng: np.random.Generator, centre: np.ndarray, extent: np.ndarray) -> Grid:
+    finer = 0.94 if rng.random() < 0.2 else 1.0
+    in_plane, slices = float(rng.uniform(4.95, 5.6)) * finer, float(rng.uniform(5.3, 6.4)) * finer
+    columns = int(np.clip(np.ceil((extent[0] + 6.0) / in_plane), 72, 90))
+    rows = int(columns - rng.integers(2, 9))
+    depth = int(np.ceil((extent[2] + rng.uniform(-10.0, 25.0)) / slices))
+    return _grid(centre, (depth, rows, columns), (slices, in_plane, in_plane))
+
+
+def _demo_ct_grid(rng: np.random.Generator, centre: np.ndarray, extent: np.ndarray) -> Grid:
+    in_plane, slices = float(rng.uniform(2.8, 3.4)), float(rng.uniform(3.0, 4.0))
+    columns = int(np.clip(np.ceil((extent[0] + 12.0) / in_plane), 128, 156))
+    depth = int(np.ceil((extent[2] + rng.uniform(-5.0, 20.0)) / slices))
+    return _grid(centre + rng.normal(0.0, 2.0, 3), (depth, columns, columns), (slices, in_plane, in_plane))
+
+
+def _clinical_pet_grid(rng: np.random.Generator, centre: np.ndarray, extent: np.ndarray, tracer: Tracer) -> Grid:
+    choices = _real_grids()[tracer]
+    spacing, shape = choices[int(rng.integers(len(choices)))]
+    length = shape[0] * spacing[0]
+    # A scan longer than the patient reaches below the thighs; a shorter one keeps the head.
+    middle = centre + np.array([0.0, 0.0, (extent[2] - length) / 2 + float(rng.uniform(0.0, 20.0))])
+    return _grid(middle, shape, spacing)
+
+
+def _clinical_ct_grid(rng: np.random.Generator, pet_grid: Grid, centre: np.ndarray) -> Grid:
+    in_plane, slices = float(rng.choice([0.9766, 1.1719, 1.3672])), float(rng.choice([2.0, 2.5, 3.0]))
+    length = pet_grid.shape_zyx[0] * pet_grid.spacing_mm_xyz[2]
+    pet_middle = pet_grid.origin_mm_xyz[2] + (length - pet_grid.spacing_mm_xyz[2]) / 2
+    middle = np.array([centre[0], centre[1], pet_middle + float(rng.uniform(-3.0, 3.0))])
+    return _grid(middle, (int(length // slices), 512, 512), (slices, in_plane, in_plane))
+
+
+def _grid(centre: np.ndarray, shape_zyx: tuple[int, ...], spacing_mm_zyx: tuple[float, ...]) -> Grid:
+    spacing = np.round(np.asarray(spacing_mm_zyx[::-1]), 4)
+    origin = np.round(centre - spacing * (np.asarray(shape_zyx[::-1]) - 1) / 2, 3)
+    z, y, x = shape_zyx
+    return Grid(
+        shape_zyx=(int(z), int(y), int(x)),
+        spacing_mm_xyz=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
+        origin_mm_xyz=(float(origin[0]), float(origin[1]), float(origin[2])),
+        direction=IDENTITY,
+    )
+
+
+@cache
+def _real_grids() -> dict[Tracer, list[tuple[tuple[float, ...], tuple[int, ...]]]]:
+    table = json.loads(PET_GRIDS.read_text(encoding="utf-8"))
+    return {
+        tracer: [(tuple(row["spacing_mm_zyx"]), tuple(row["shape_zyx"])) for row in table[tracer.value]]
+        for tracer in Tracer
+    }
