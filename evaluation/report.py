@@ -113,7 +113,7 @@ def report(case_folder: Path, *, output: Path, truth: Path | None) -> None:
         truth: Patient folder in the training set's layout with the true masks, or None.
 
     Raises:
-        CaseError: A mask is missing or not on the PET's grid.
+        CaseError: A mask is missing or not on the PET's grid, or the output folder cannot be written to.
     """
     case = read_case(case_folder)
     findings, masks, grids, scans = [], {}, {}, []
@@ -136,8 +136,11 @@ def report(case_folder: Path, *, output: Path, truth: Path | None) -> None:
         )
         scans.append(PictureScan(tracer=tracer, pet=pet, truth=true_mask, other=mask))
     print_findings(findings, masks=masks)
-    write_lesions(findings, grids=grids, file=output / "lesions.csv")
-    picture = draw_patients([PicturePatient(title=case.name, scans=scans)], output / "picture.png")
+    try:
+        write_lesions(findings, grids=grids, file=output / "lesions.csv")
+        picture = draw_patients([PicturePatient(title=case.name, scans=scans)], output / "picture.png")
+    except OSError as error:  # after a container's run, the folder often belongs to somebody else
+        raise CaseError(str(output), "lesions.csv and picture.png must be writable", error.strerror) from error
     print(f"\nall lesions: {output / 'lesions.csv'}\npicture:     {picture}")
 
 

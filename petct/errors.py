@@ -20,3 +20,7 @@ class CaseError(ValueError):
         self.got = got
         message = f"{where}: {rule}" if got is None else f"{where}: {rule}, got {got}"
         super().__init__(" ".join(message.split()))
+
+    def __reduce__(self) -> tuple[type[CaseError], tuple[str, str, str | None]]:
+        """Pickle what it was made of; without this, a worker's refusal never arrives and the caller waits for ever."""
+        return CaseError, (self.where, self.rule, self.got)

@@ -1,0 +1,1 @@
+"""The networks: organs by TotalSegmentator, nnU-Net members, sliding window, ensemble."""

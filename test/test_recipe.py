@@ -1,0 +1,125 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from petct.case import Tracer
+from petct.channels import OrganEncoding
+from petct.errors import CaseError
+from petct.manifest import Architecture
+from tiny_patients import write_recipe
+from training.datasets import LESION_DATASETS, ORGAN_DATASET_ID
+from training.planning import NarrowNetwork
+from training.recipe import NetworkRecipe, read_recipe
+
+SHIPPED = Path(__file__).resolve().parent.parent / "training" / "recipes" / "demo.toml"
+
+
+def test_every_value_arrives_where_it_belongs(tmp_path: Path) -> None:
+    values = {
+        "dataset": 922,
+        "architecture": "resenc_l",
+        "folds": [3, 1],
+        "epochs": 7,
+        "weight": 2,
+        "features": [8, 16, 16, 24],
+        "blocks": [1, 2, 2, 5],
+        "patch_zyx": [48, 16, 32],
+        "batch_size": 4,
+    }
+    first, second = read_recipe(write_recipe(tmp_path / "recipe.toml", values, {"dataset": 801}))
+    assert first == NetworkRecipe(
+        dataset=922,
+        architecture=Architecture.RESENC_L,
+        folds=(3, 1),
+        epochs=7,
+        weight=2.0,
+        narrow=NarrowNetwork(features=(8, 16, 16, 24), blocks=(1, 2, 2, 5), patch_zyx=(48, 16, 32), batch_size=4),
+    )
+    assert (first.name, second.name) == ("resenc_l_922", "plain_801")
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"dataset": "901"}, "recipe.toml [networks 1] dataset: must be a whole number, got 901"),
+        ({"architecture": "resenc_xl"}, "architecture: must be one of plain, resenc_m, resenc_l, got resenc_xl"),
+        ({"folds": []}, "folds: must be a list of whole numbers >= 0, at least one, got []"),
+        ({"folds": [0, 0]}, "folds: must not repeat a number, got [0, 0]"),
+        ({"folds": [-1]}, "folds: must be a list of whole numbers >= 0, at least one, got [-1]"),
+        ({"epochs": 1.5}, "epochs: must be a whole number, got 1.5"),
+        ({"epochs": -1}, "epochs: must be >= 0, got -1"),
+        ({"weight": 0}, "weight: must be > 0, got 0.0"),
+        ({"features": 8}, "features: must be a list of whole numbers, got 8"),
+        ({"blocks": [1, "2", 1]}, "blocks: must be a list of whole numbers >= 0, at least one"),
+        ({"patch_zyx": [8, 8]}, "recipe.toml: patch_zyx must have three numbers, got (8, 8)"),
+        ({"patch_zyx": [8, 8, 8, 8]}, "recipe.toml: patch_zyx must have three numbers, got (8, 8, 8, 8)"),
+        ({"batch_size": True}, "batch_size: must be a whole number, got True"),
+        ({"dataset": 911}, "data set: must be one of 801, 802, 901, 902, 921, 922, 298, got 911"),
+        (
+            {"features": [4, 8]},
+            "recipe.toml plain_901: features must have three stages or more, or nnU-Net's loss is nan",
+        ),
+        ({"blocks": [1, 1]}, "recipe.toml plain_901: blocks must have a number for each of 3 stages, got 2"),
+        ({"patch_zyx": [4, 6, 8]}, "recipe.toml plain_901: patch_zyx must be divisible by 4, got (4, 6, 8)"),
+        ({"epochs": 0}, "must be >= 1, got 0"),
+        ({"patch_zyx": [4, 0, 8]}, "must be >= 1, got 0"),
+        ({"dataset": 298, "folds": [0, 1]}, "plain_298: organ network must have one fold"),
+        ({"mirroring": 1}, "recipe.toml [networks 1]: key is not known, got mirroring"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, change: dict[str, object], error: str) -> None:
+    recipe = write_recipe(tmp_path / "recipe.toml", change)
+    with pytest.raises(CaseError, match=re.escape(error)):
+        read_recipe(recipe)
+
+
+@pytest.mark.parametrize("key", ["dataset", "architecture", "folds", "epochs", "weight", "features", "batch_size"])
+def test_a_missing_key_is_refused(tmp_path: Path, key: str) -> None:
+    recipe = write_recipe(tmp_path / "recipe.toml", {})
+    lines = recipe.read_text(encoding="utf-8").splitlines()
+    recipe.write_text("\n".join(line for line in lines if not line.startswith(f"{key} =")), encoding="utf-8")
+    with pytest.raises(CaseError, match=re.escape(f"recipe.toml [networks 1]: key {key} is missing")):
+        read_recipe(recipe)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", "recipe.toml: key networks is missing"),
+        ("networks = []", "recipe.toml networks: must be a list of tables, at least one, got []"),
+        ("networks = [", "recipe.toml: recipe must be TOML in UTF-8, got "),
+        ("{recipe}\n{recipe}", "recipe.toml: must have each data set and architecture once, got plain_901"),
+        ("network = 1\n{recipe}", "recipe.toml: key is not known, got network"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, error: str) -> None:
+    recipe = write_recipe(tmp_path / "recipe.toml", {})
+    recipe.write_text(text.format(recipe=recipe.read_text(encoding="utf-8")), encoding="utf-8")
+    with pytest.raises(CaseError, match=re.escape(error)):
+        read_recipe(recipe)
+
+
+def test_a_recipe_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CaseError, match=r"none\.toml: recipe file is missing, got .*none\.toml"):
+        read_recipe(tmp_path / "none.toml")
+
+
+def test_the_shipped_recipe_shows_everything_that_the_method_has() -> None:
+    networks = read_recipe(SHIPPED)
+    lesions = [network for network in networks if network.dataset != ORGAN_DATASET_ID]
+    shown = [LESION_DATASETS[network.dataset] for network in lesions]
+    assert {(data.tracer, data.encoding) for data in shown} == {(t, e) for t in Tracer for e in OrganEncoding}
+    assert {network.architecture for network in lesions} == set(Architecture)
+    assert any(len(network.folds) >= 2 for network in lesions)
+    assert [network.folds for network in networks if network.dataset == ORGAN_DATASET_ID] == [(0,)]
+    assert len({network.name for network in networks}) == len(networks)
+
+
+def test_the_shipped_networks_can_be_built() -> None:
+    for network in read_recipe(SHIPPED):
+        stages = len(network.narrow.features)
+        assert stages >= 3, "nnU-Net's loss is nan with two"
+        assert len(network.narrow.blocks) == stages
+        assert all(size % 2 ** (stages - 1) == 0 for size in network.narrow.patch_zyx)
+        assert min(network.epochs, network.narrow.batch_size) >= 1

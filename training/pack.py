@@ -1,0 +1,160 @@
+"""From nnU-Net's results folder to a packed model: no optimiser state, no pickle, digests for the manifest.
+
+This is the only place that unpickles weights, and a pickle can run any code: pack only what you have trained or trust.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from safetensors.torch import save_file
+
+from petct.channels import ClipHU
+from petct.errors import CaseError
+from segmentation.packed_model import Precision, build_network, model_json, own_tensors
+from segmentation.weight_files import DATASET_FILE, MODEL_FILE, PLANS_FILE, fold_file, sha256_of
+
+
+def pack_model(
+    results_folder: Path,
+    *,
+    folds: Sequence[int],
+    destination: Path,
+    clip: ClipHU | None,
+    provenance: Mapping[str, str],
+    checkpoint: str = "final",
+    half: bool = False,
+    overwrite: bool = False,
+) -> dict[str, str]:
+    """Pack some folds of a trained nnU-Net.
+
+    The trainer's class is not needed: the network is built from the plans.
+
+    Args:
+        results_folder: nnU-Net's `<trainer>__<plans>__<configuration>` folder.
+        folds: The folds to pack, at least one.
+        destination: The packed model's folder; it appears whole or not at all.
+        clip: Limits that the CT was clipped to when the data set was built, or None.
+        provenance: Where the model comes from, for people; the trainer's name is added.
+        checkpoint: `final` or `best`.
+        half: Store the weights as float16, half the size, rounded to 11 bits.
+        overwrite: Whether an existing destination is replaced.
+
+    Returns:
+        sha256 hex digest per file, paths relative to the destination: a manifest's `sha256`.
+
+    Raises:
+        CaseError: The destination exists, a file is missing, folds come from different trainings, or the weights do not
+            fit the plans or are not finite.
+    """
+    if not folds:
+        raise CaseError(str(results_folder), "at least one fold must be packed")
+    if destination.exists() and not overwrite:
+        raise CaseError(str(destination), "folder to pack into must not exist yet")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    partial = destination.with_name(f".{destination.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write(
+            partial,
+            results_folder,
+            folds=folds,
+            checkpoint=checkpoint,
+            precision=Precision.FLOAT16 if half else Precision.FLOAT32,
+            clip=clip,
+            provenance=provenance,
+        )
+        if destination.exists():
+            shutil.rmtree(destination)
+        partial.rename(destination)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    files = sorted(path for path in destination.rglob("*") if path.is_file())
+    return {path.relative_to(destination).as_posix(): sha256_of(path) for path in files}
+
+
+def _write(
+    folder: Path,
+    results_folder: Path,
+    *,
+    folds: Sequence[int],
+    checkpoint: str,
+    precision: Precision,
+    clip: ClipHU | None,
+    provenance: Mapping[str, str],
+) -> None:
+    checkpoints = {fold: _load(results_folder, fold=fold, checkpoint=checkpoint) for fold in folds}
+    training = _same_training(checkpoints, where=results_folder.name)
+    dataset = json.loads(_existing(results_folder / DATASET_FILE).read_text(encoding="utf-8"))
+    plans = PlansManager(str(_existing(results_folder / PLANS_FILE)))
+    network = build_network(plans.get_configuration(training["configuration"]), dataset)
+    folder.mkdir()
+    for name in (PLANS_FILE, DATASET_FILE):
+        shutil.copyfile(results_folder / name, folder / name)
+    for fold, content in checkpoints.items():
+        path = folder / fold_file(fold, checkpoint)
+        path.parent.mkdir()
+        where = f"{results_folder.name} fold {fold}"
+        save_file(_network_weights(network, content["network_weights"], precision=precision, where=where), path)
+    text = model_json(
+        configuration=training["configuration"],
+        mirroring_axes=training["mirroring_axes"],
+        clip=clip,
+        stored_as=precision,
+        provenance={"trainer": training["trainer"], **provenance},
+    )
+    (folder / MODEL_FILE).write_text(text, encoding="utf-8")
+
+
+def _load(results_folder: Path, *, fold: int, checkpoint: str) -> dict[str, Any]:
+    path = _existing(results_folder / f"fold_{fold}" / f"checkpoint_{checkpoint}.pth")
+    # nnU-Net's checkpoints hold more than tensors (its log, its arguments), so torch's safe unpickler refuses them.
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+    return content
+
+
+def _same_training(checkpoints: Mapping[int, Mapping[str, Any]], *, where: str) -> dict[str, Any]:
+    """What all folds must have in common, because a packed model says it once."""
+    found = [
+        {
+            "configuration": content["init_args"]["configuration"],
+            "mirroring_axes": tuple(content.get("inference_allowed_mirroring_axes") or ()),
+            "trainer": content["trainer_name"],
+        }
+        for content in checkpoints.values()
+    ]
+    for fold, training in zip(checkpoints, found, strict=True):
+        if training != found[0]:
+            raise CaseError(
+                where, f"fold {fold} must come from the same training as the first, {found[0]}", str(training)
+            )
+    return found[0]
+
+
+def _network_weights(
+    network: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, precision: Precision, where: str
+) -> dict[str, torch.Tensor]:
+    """Each of the network's weights once, as they are to be stored."""
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CaseError(where, "weights must fit the network of the plans", str(error)) from error
+    stored = {}
+    for name, tensor in own_tensors(network).items():
+        values = tensor.detach().to(precision.dtype) if tensor.is_floating_point() else tensor.detach()
+        if not torch.isfinite(values).all():
+            raise CaseError(where, f"tensor {name} must be finite as {precision}", "NaN or infinity")
+        stored[name] = values.clone()  # the next fold goes into the same network
+    return stored
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise CaseError(path.name, f"file is missing: {path}")
+    return path

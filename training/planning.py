@@ -1,0 +1,116 @@
+"""Fingerprint, plans and preprocessing by nnU-Net, and narrow versions of its plans for the demo ensemble."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from petct.manifest import Architecture
+
+CONFIGURATION = "3d_fullres"
+NNUNET_PLANS = {
+    Architecture.PLAIN: "nnUNetPlans",
+    Architecture.RESENC_M: "nnUNetResEncUNetMPlans",
+    Architecture.RESENC_L: "nnUNetResEncUNetLPlans",
+}
+
+
+@dataclass(frozen=True)
+class NarrowNetwork:
+    """What replaces nnU-Net's own choices so that a network can be trained and run on a CPU.
+
+    Attributes:
+        features: Feature maps per stage; their number is the number of stages.
+        blocks: Convolutions (plain) or residual blocks (ResEnc) per encoder stage.
+        patch_zyx: Patch size in voxels of the plan's spacing, each divisible by 2 ** (stages - 1).
+        batch_size: Patches per iteration.
+    """
+
+    features: tuple[int, ...]
+    blocks: tuple[int, ...]
+    patch_zyx: tuple[int, int, int]
+    batch_size: int
+
+
+def set_nnunet_folders(root: Path) -> None:
+    """Point nnU-Net at a folder of ours; it reads its three folders from the environment only."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        folder = root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ[name] = str(folder)
+
+
+def plan_and_preprocess(
+    number: int, *, architectures: Iterable[Architecture], preprocessed: Path, processes: int
+) -> None:
+    """Fingerprint, plans for the given architectures, and the data that all three share.
+
+    Args:
+        number: Data set number; its raw data set is there.
+        architectures: Which plans to make.
+        preprocessed: Folder of the preprocessed data set.
+        processes: Worker processes.
+    """
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+    from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
+        nnUNetPlannerResEncL,
+        nnUNetPlannerResEncM,
+    )
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import (
+        extract_fingerprint_dataset,
+        plan_experiment_dataset,
+        preprocess_dataset,
+    )
+
+    planners = {
+        Architecture.PLAIN: ExperimentPlanner,
+        Architecture.RESENC_M: nnUNetPlannerResEncM,
+        Architecture.RESENC_L: nnUNetPlannerResEncL,
+    }
+    extract_fingerprint_dataset(number, num_processes=processes, clean=False, verbose=False)
+    # The plain plans always: nnU-Net keeps the preprocessed data of all three under their name.
+    for architecture in {Architecture.PLAIN, *architectures}:
+        plan_experiment_dataset(number, planners[architecture])
+    done = preprocessed / "preprocessing_done"
+    if not done.exists():
+        preprocess_dataset(number, NNUNET_PLANS[Architecture.PLAIN], (CONFIGURATION,), (processes,))
+        done.touch()
+
+
+def narrow_plans(preprocessed: Path, *, architecture: Architecture, network: NarrowNetwork) -> str:
+    """Write a narrow version of nnU-Net's plans beside them.
+
+    Args:
+        preprocessed: Folder of the preprocessed data set, with nnU-Net's plans.
+        architecture: Which plans to narrow.
+        network: What to put in place of nnU-Net's choices.
+
+    Returns:
+        The identifier of the new plans.
+    """
+    identifier = f"{NNUNET_PLANS[architecture]}Narrow"
+    plans = json.loads((preprocessed / f"{NNUNET_PLANS[architecture]}.json").read_text(encoding="utf-8"))
+    configuration = plans["configurations"][CONFIGURATION]
+    stages = len(network.features)
+    arch = configuration["architecture"]["arch_kwargs"]
+    blocks = "n_conv_per_stage" if architecture is Architecture.PLAIN else "n_blocks_per_stage"
+    arch.update(
+        {
+            "n_stages": stages,
+            "features_per_stage": list(network.features),
+            "kernel_sizes": [[3, 3, 3]] * stages,
+            "strides": [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
+            blocks: list(network.blocks),
+            "n_conv_per_stage_decoder": [1] * (stages - 1),
+        }
+    )
+    axes = plans["transpose_forward"]
+    configuration["patch_size"] = [network.patch_zyx[axis] for axis in axes]
+    configuration["batch_size"] = network.batch_size
+    plans["plans_name"] = identifier
+    plans["configurations"] = {CONFIGURATION: configuration}
+    (preprocessed / f"{identifier}.json").write_text(json.dumps(plans, indent=1), encoding="utf-8")
+    return identifier
