@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
-
-class Label(IntEnum):
-    """The networks' labels, in the order of their probabilities."""
-
-    BACKGROUND = 0
-    TTB = 1
-    NORMAL = 2
+from petct.labels import Label
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from petct.channels import ClipHU, OrganEncoding
 from petct.errors import CaseError
 from petct.geometry import Grid
+from petct.labels import Label
 from petct.manifest import Member
-from segmentation.packed_model import LABELS, PackedModel, build_network, load_fold, read_packed_model
+from segmentation.packed_model import PackedModel, build_network, load_fold, read_packed_model
 from segmentation.sliding_window import all_mirrorings, predict_logits
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def predict_probabilities(
     """
     models = [read_packed_model(member) for member in members]
     total_weight = sum(member.weight for member in members)
-    mean = np.zeros((len(LABELS), *grid.shape_zyx), dtype=np.float32)
+    mean = np.zeros((len(Label), *grid.shape_zyx), dtype=np.float32)
     # Members that see the same channels follow each other, so that only one set of channels is held at a time.
     for seen in dict.fromkeys((model.member.organ_encoding, model.clip) for model in models):
         channels = build(*seen)
@@ -112,7 +113,7 @@ def _fold_mean_logits(
             network,
             data,
             window=model.configuration.patch_size,
-            classes=len(LABELS),
+            classes=len(Label),
             mirrorings=all_mirrorings(model.mirroring_axes if mirroring else ()),
             tile_step=tile_step,
             device=device,

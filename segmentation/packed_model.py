@@ -21,12 +21,13 @@ from safetensors import SafetensorError, safe_open
 
 from petct.channels import ClipHU, channel_names
 from petct.errors import CaseError
+from petct.labels import Label
 from petct.manifest import Architecture, Member
 from petct.typed_table import TypedTable
 from segmentation.weight_files import DATASET_FILE, MODEL_FILE, PLANS_FILE, fold_file
 
 # Class number to the names that it may bear in dataset.json; the challenge's own data sets say `norm`.
-LABELS = {0: ("background",), 1: ("ttb",), 2: ("normal", "norm")}
+_LABEL_NAMES = {Label.BACKGROUND: ("background",), Label.TTB: ("ttb",), Label.NORMAL: ("normal", "norm")}
 _NETWORK_CLASSES = {
     Architecture.PLAIN: "PlainConvUNet",
     Architecture.RESENC_M: "ResidualEncoderUNet",
@@ -221,7 +222,7 @@ def _check(model: PackedModel) -> None:
     if not dataset_name.startswith(f"Dataset{member.dataset_id:03d}_"):
         raise CaseError(model.where, f"plans must be those of data set {member.dataset_id}", dataset_name)
     labels = {number: name for name, number in model.dataset["labels"].items()}
-    if labels.keys() != LABELS.keys() or any(labels[number] not in LABELS[number] for number in LABELS):
+    if labels.keys() != _LABEL_NAMES.keys() or any(labels[label] not in names for label, names in _LABEL_NAMES.items()):
         raise CaseError(model.where, "labels must be background 0, ttb 1, normal 2", str(model.dataset["labels"]))
     count = len(channel_names(member.organ_encoding))
     channels = len(model.dataset["channel_names"])

@@ -22,6 +22,7 @@ def test_every_value_arrives_where_it_belongs(tmp_path: Path) -> None:
         "folds": [3, 1],
         "epochs": 7,
         "weight": 2,
+        "focus": "ttb",
         "features": [8, 16, 16, 24],
         "blocks": [1, 2, 2, 5],
         "patch_zyx": [48, 16, 32],
@@ -34,9 +35,10 @@ def test_every_value_arrives_where_it_belongs(tmp_path: Path) -> None:
         folds=(3, 1),
         epochs=7,
         weight=2.0,
+        focus="ttb",
         narrow=NarrowNetwork(features=(8, 16, 16, 24), blocks=(1, 2, 2, 5), patch_zyx=(48, 16, 32), batch_size=4),
     )
-    assert (first.name, second.name) == ("resenc_l_922", "plain_801")
+    assert (first.name, second.name, second.focus) == ("resenc_l_922", "plain_801", "")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from postprocessing.threshold import Label, threshold
+from petct.labels import Label
+from postprocessing.threshold import threshold
 
 SHAPE_ZYX = (2, 3, 4)
 

@@ -18,11 +18,11 @@ from petct.channels import OrganEncoding, build_channels, channel_names
 from petct.errors import CaseError
 from petct.folders import read_case, read_truth
 from petct.geometry import check_same_grid, grid_of, resample_labels, to_array, to_image
+from petct.labels import Label
 from petct.organs import collapse
 from training.organ_images import ORGAN_SPACING_MM, organ_training_labels, organ_training_pair
 
 FILE_ENDING = ".mha"
-TTB_LABELS = {"background": 0, "ttb": 1, "normal": 2}
 ORGAN_DATASET_ID = 298  # TotalSegmentator's own number for its 6 mm model
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,8 @@ def _write_lesion_case(number: int, patient: Path, folder: Path) -> int:
     for index, channel in enumerate(channels):
         _write(to_image(channel, grid), folder / "imagesTr" / f"{patient.name}_{index:04d}{FILE_ENDING}")
     ttb = to_array(truth) > 0
-    labels = np.where(ttb, 1, np.where(to_array(scan.pet) >= scan.suv_threshold, 2, 0)).astype(np.uint8)
+    hot = to_array(scan.pet) >= scan.suv_threshold
+    labels = np.select([ttb, hot], [Label.TTB, Label.NORMAL], Label.BACKGROUND).astype(np.uint8)
     _write(to_image(labels, grid), folder / "labelsTr" / f"{patient.name}{FILE_ENDING}")
     return 1
 
@@ -160,7 +161,7 @@ def _write_description(number: int, folder: Path, *, cases: int) -> None:
     else:
         # nnU-Net chooses the normalisation by this name: CT as CT, everything else is left as it is.
         channels = ["CT" if name == "ct" else "noNorm" for name in channel_names(LESION_DATASETS[number].encoding)]
-        labels = TTB_LABELS
+        labels = {label.name.lower(): int(label) for label in Label}
     description = {
         "channel_names": {str(index): name for index, name in enumerate(channels)},
         "labels": labels,
