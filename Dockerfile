@@ -30,7 +30,7 @@ ENV LANG=C.UTF-8 \
     TRITON_CACHE_DIR=/tmp/cache/triton \
     CUDA_CACHE_PATH=/tmp/cache/cuda
 
-COPY pyproject.toml inference.py ./
+COPY inference.py ./
 COPY petct petct
 COPY segmentation segmentation
 COPY postprocessing postprocessing

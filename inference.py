@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -83,9 +86,9 @@ def segment_case(
 def organ_map(scan: Scan, *, settings: OrganSettings, source: OrganSource, device: torch.device) -> sitk.Image:
     """TotalSegmentator labels on the CT's grid, from the case or from TotalSegmentator."""
     if needs_totalsegmentator(scan, source=source):
-        return find_organs(scan.ct, settings=settings, device=device.type, where=f"{scan.tracer} organs")
+        return find_organs(scan.ct, settings=settings, device=device.type, where=f"{scan.tracer.name} organs")
     if scan.organs is None:
-        raise CaseError(f"{scan.tracer} organs", "organ map must come with the case when --organs is given")
+        raise CaseError(f"{scan.tracer.name} organs", "organ map must come with the case when --organs is given")
     log.info("%s organs: given with the case", scan.tracer.name)
     return scan.organs
 
@@ -121,10 +124,12 @@ def segment_scan(scan: Scan, *, organs: sitk.Image, manifest: Manifest, device: 
         tile_step=manifest.tile_step,
         device=device,
     )
+    started_s = time.monotonic()
     prediction = threshold(
         probabilities, ttb_probability=settings.ttb_probability, normal_probability=settings.normal_probability
     )
-    report("threshold", scan.tracer, mask=prediction.ttb, grid=grid)
+    report("threshold", scan.tracer, mask=prediction.ttb, grid=grid, started_s=started_s)
+    started_s = time.monotonic()
     ttb = regrow(
         prediction.ttb,
         normal=prediction.normal,
@@ -135,7 +140,7 @@ def segment_scan(scan: Scan, *, organs: sitk.Image, manifest: Manifest, device: 
         protected=settings.protected_organs,
         spacing_mm_zyx=grid.spacing_mm_zyx,
     )
-    report("regrow", scan.tracer, mask=ttb, grid=grid)
+    report("regrow", scan.tracer, mask=ttb, grid=grid, started_s=started_s)
     return Segmented(grid=grid, pet_suv=pet_suv, labels=labels, ttb=ttb)
 
 
@@ -156,9 +161,11 @@ def refine_fdg(fdg: Segmented, *, psma: Segmented, settings: TracerSettings) -> 
     return Segmented(grid=fdg.grid, pet_suv=fdg.pet_suv, labels=fdg.labels, ttb=refined.mask)
 
 
-def report(stage: str, tracer: Tracer, *, mask: npt.NDArray[np.bool_], grid: Grid) -> None:
-    """Log what a stage left: lesions and volume."""
-    log.info("%s %s: %d lesions, TTB %.1f mL", tracer.name, stage, label_lesions(mask)[1], mask.sum() * grid.voxel_ml)
+def report(stage: str, tracer: Tracer, *, mask: npt.NDArray[np.bool_], grid: Grid, started_s: float) -> None:
+    """Log what a stage left: lesions and volume; and the seconds since it started."""
+    lesions, volume_ml = label_lesions(mask)[1], mask.sum() * grid.voxel_ml
+    seconds = time.monotonic() - started_s
+    log.info("%s %s: %d lesions, TTB %.1f mL, %.1f s", tracer.name, stage, lesions, volume_ml, seconds)
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -193,7 +200,7 @@ def run(options: argparse.Namespace) -> None:
         for member in manifest.tracer(tracer).members:
             check_member_files(member)
         if needs_totalsegmentator(case.scan(tracer), source=organ_source):
-            check_organ_weights(manifest.organs, where=f"{tracer} organs")
+            check_organ_weights(manifest.organs, where=f"{tracer.name} organs")
     segmented = segment_case(case, manifest=manifest, organ_source=organ_source, device=choose_device(options.device))
     paths = write_masks({tracer: (scan.ttb, scan.grid) for tracer, scan in segmented.items()}, folder=options.output)
     for tracer, path in paths.items():
@@ -226,6 +233,10 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
     )
+    # The platform flags everything on stderr of a good run, so libraries' warnings go to the log.
+    logging.captureWarnings(True)
+    # As a container's first process Python would not hear SIGTERM at all; leaving through an exception cleans up.
+    signal.signal(signal.SIGTERM, _stop)
     try:
         run(options)
     except CaseError as error:
@@ -238,6 +249,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"inference: must not fail on a case that passed all checks, got {message}", file=sys.stderr)
         return 2
     return 0
+
+
+def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    print("inference: must end by itself, got SIGTERM (a time limit, or somebody stopped it)", file=sys.stderr)
+    sys.exit(143)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ case $#-${1-} in
     0-)
         case=demo/case output=demo/output truth=(--truth demo/patients/train_9000)
         ;;
-    1-* | *--*)
+    1-* | [0-9]--* | [0-9][0-9]--*)
         sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
         [[ $1 = -h || $1 = --help ]] && exit 0 || exit 2
         ;;
     *)
         # Paths are relative to where the user stands, not to this file.
-        case=$(realpath -- "$1") output=$(realpath -m -- "$2")
+        case=$(realpath -m -- "$1")
+        output=$(realpath -m -- "$2")
         shift 2
         ;;
 esac
@@ -34,5 +35,7 @@ if [ "$case" = demo/case ]; then
         cp "demo/patients/train_9000/$tracer"/{CT.nii.gz,PET.nii.gz,threshold.json} "demo/case/$tracer"
     done
 fi
+# They belong to the masks that an earlier run left, which inference.py takes away itself.
+rm -f -- "$output/lesions.csv" "$output/picture.png"
 .venv/bin/python inference.py --input "$case" --output "$output" "$@"
 .venv/bin/python -m evaluation.report --case "$case" --output "$output" "${truth[@]}"

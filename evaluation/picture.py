@@ -1,7 +1,7 @@
 """Maximum-intensity projections of PSMA and FDG side by side, with masks on top: what a physician looks at first."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ class PicturePatient:
 
     title: str
     scans: Sequence[PictureScan]
-    windows_suv: Mapping[Tracer, float] = field(default_factory=lambda: dict(WINDOW_SUV))
 
 
 def draw_patients(patients: Sequence[PicturePatient], path: Path, *, dots_per_inch: int = 100) -> Path:
@@ -54,7 +53,7 @@ def draw_patients(patients: Sequence[PicturePatient], path: Path, *, dots_per_in
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(columns), width_ratios=widths, squeeze=False)[0]
     for panel, (patient, scan, axis) in zip(panels, columns, strict=True):
-        _draw_projection(panel, scan, axis=axis, window_suv=patient.windows_suv[scan.tracer])
+        _draw_projection(panel, scan, axis=axis, window_suv=WINDOW_SUV[scan.tracer])
         if axis == 1:
             panel.set_title(f"{patient.title} {scan.tracer.value.upper()}".strip(), fontsize=9, loc="left")
     figure.savefig(path, dpi=dots_per_inch)

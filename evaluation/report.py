@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +152,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="the output folder of inference.py")
     parser.add_argument("--truth", type=Path, help="patient folder of the training set's layout with the true TTB")
     options = parser.parse_args(arguments)
+    # What is odd about the case, the run itself has said.
+    logging.basicConfig(level=logging.ERROR, stream=sys.stdout)
     try:
         report(options.case, output=options.output, truth=options.truth)
     except CaseError as error:

@@ -50,7 +50,7 @@ class Member:
         architecture: Network family.
         dataset_id: nnU-Net data set number (801, 802, 901, ...).
         folds: The folds whose logits are averaged.
-        checkpoint: `final` or `best`.
+        checkpoint: Which checkpoint of the folds.
         organ_encoding: How it sees the organs.
         weight: Its weight in the average of probabilities, > 0.
         sha256: Hex digest per file, paths relative to `folder`.
@@ -61,7 +61,7 @@ class Member:
     architecture: Architecture
     dataset_id: int
     folds: tuple[int, ...]
-    checkpoint: str
+    checkpoint: Checkpoint
     organ_encoding: OrganEncoding
     weight: float
     sha256: Mapping[str, str]
@@ -175,6 +175,8 @@ def read_manifest(path: Path) -> Manifest:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CaseError(where, "manifest must be TOML in UTF-8", str(error)) from error
+    except OSError as error:
+        raise CaseError(where, "manifest must be readable", error.strerror) from error
     root = path.resolve().parent
     top = TypedTable(content, where=where)
     manifest = Manifest(
@@ -236,7 +238,7 @@ def _member(table: TypedTable, root: Path) -> Member:
         architecture=table.choice("architecture", Architecture),
         dataset_id=table.whole("dataset_id"),
         folds=table.wholes("folds"),
-        checkpoint=table.choice("checkpoint", Checkpoint).value,
+        checkpoint=table.choice("checkpoint", Checkpoint),
         organ_encoding=table.choice("organ_encoding", OrganEncoding),
         weight=table.number("weight", above=0.0),
         sha256=table.digests("sha256"),

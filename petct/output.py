@@ -84,31 +84,6 @@ def write_masks(masks: Mapping[Tracer, tuple[Mask, Grid]], *, folder: Path) -> d
     return targets
 
 
-def write_mask(mask: Mask, *, grid: Grid, folder: Path, name: str) -> Path:
-    """Write one mask as uint8 {0, 1}, compressed, and check it by reading it back.
-
-    It is written and read back in a temporary folder (/tmp, never the output folder), then copied under a hidden name
-    and renamed, because a rename across file systems is not atomic.
-
-    Args:
-        mask: The mask, (z, y, x).
-        grid: The PET's grid.
-        folder: Where it goes; made when missing.
-        name: Its name, ending in .mha.
-
-    Returns:
-        The file.
-
-    Raises:
-        CaseError: It cannot be written, or what is read back is not the mask.
-        ValueError: The mask is not boolean or not of the grid's shape.
-    """
-    with tempfile.TemporaryDirectory(prefix="ttb-") as staging:
-        staged = _stage(mask, grid=grid, file=Path(staging) / name)
-        _publish(staged, folder / name)
-    return folder / name
-
-
 def _stage(mask: Mask, *, grid: Grid, file: Path) -> Path:
     if mask.dtype != np.bool_:
         raise ValueError(f"mask must be boolean, got {mask.dtype}")
@@ -128,7 +103,10 @@ def _stage(mask: Mask, *, grid: Grid, file: Path) -> Path:
 
 
 def _publish(staged: Path, target: Path) -> None:
-    """Copy a checked file to its place; no name that anyone looks at ever holds part of it."""
+    """Copy a checked file to its place; no name that anyone looks at ever holds part of it.
+
+    It is renamed within the folder, because a rename from /tmp, another file system, is not atomic.
+    """
     hidden = target.with_name(_hidden(target.name))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

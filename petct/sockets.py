@@ -96,6 +96,9 @@ def _places(folder: Path) -> dict[str, str]:
     listed = dict(place for place in map(_place, entries) if place is not None)
     needed = [slug for slugs in SOCKETS.values() for slug in (slugs.pet, slugs.ct, slugs.threshold)]
     missing = [slug for slug in needed if slug not in listed]
+    for slug in (slugs.organs for slugs in SOCKETS.values()):
+        if slug in listed and _image(folder, slug=slug, place=listed[slug]) is None:
+            log.warning("%s: %s is listed and holds no image; the organs are computed", INPUTS_NAME, slug)
     if missing:
         log.warning("%s: %s not listed; the known places are used", INPUTS_NAME, ", ".join(missing))
     places.update({slug: place for slug, place in listed.items() if slug in places})

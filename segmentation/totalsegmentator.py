@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import SimpleITK as sitk
 
 from petct.errors import CaseError
 from petct.geometry import Array, Grid, check_same_grid, grid_of, to_array, to_image
+from petct.images import itk_warnings_in_log
 from petct.manifest import OrganSettings, OrganTask
 from petct.organs import Organ, collapse, totalsegmentator_labels
 from segmentation.weight_files import check_files
@@ -79,11 +81,13 @@ def find_organs(ct: sitk.Image, *, settings: OrganSettings, device: str, where: 
         raise ValueError(f"device must be one of {', '.join(_DEVICES)}, got {device}")
     started_s = time.monotonic()
     check_organ_weights(settings, where=where)
+    LOGGER.info("%s: TotalSegmentator (%s) runs, at most %g s", where, settings.task.value, settings.timeout_s)
     grid = grid_of(ct)
     with tempfile.TemporaryDirectory(prefix="organs_", ignore_cleanup_errors=True) as folder:
         ct_file, organs_file = Path(folder, "ct.nii"), Path(folder, "organs.nii")
         # A fresh image has no header entries of its own, which ITK would write or complain of.
-        sitk.WriteImage(to_image(to_array(ct), grid), ct_file)
+        with itk_warnings_in_log(where):
+            sitk.WriteImage(to_image(to_array(ct), grid), ct_file)
         options = ["--ct", str(ct_file), "--organs", str(organs_file), "--task", settings.task.value]
         # -P: the child finds installed packages only, not its neighbours in this folder.
         command = [sys.executable, "-P", str(child), *options, "--device", _DEVICES[device]]
@@ -122,7 +126,7 @@ def check_organ_weights(settings: OrganSettings, *, where: str) -> None:
                 raise CaseError(
                     where,
                     f"TotalSegmentator's weights are missing: {path}; to get them, run "
-                    f"TOTALSEG_WEIGHTS_PATH={settings.weights} {download} where there is a network",
+                    f"TOTALSEG_WEIGHTS_PATH={shlex.quote(str(settings.weights))} {download} where there is a network",
                 )
     check_files(settings.weights, settings.sha256, where=f"{where} TotalSegmentator")
 
@@ -184,7 +188,8 @@ def _read_labels(organs: Path, *, grid: Grid, where: str) -> Array:
     if not organs.is_file():
         raise CaseError(where, "TotalSegmentator must write an organ map, and did not")
     try:
-        image = sitk.ReadImage(organs)
+        with itk_warnings_in_log(where):
+            image = sitk.ReadImage(organs)
     except RuntimeError as error:
         raise CaseError(where, "TotalSegmentator's organ map must be readable", str(error)) from error
     check_same_grid(grid_of(image), grid, where=f"{where} TotalSegmentator's organ map", name="the CT")

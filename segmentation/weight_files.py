@@ -77,6 +77,10 @@ def _check_present(folder: Path, files: Iterable[str], *, where: str) -> None:
         path = folder / file
         if not path.is_file():
             raise CaseError(where, f"file is missing: {path}")
-        with path.open("rb") as stream:
-            if stream.read(len(_LFS_HEAD)) == _LFS_HEAD:
-                raise CaseError(where, f"{path} is a git-LFS pointer, not the weights: run git lfs pull")
+        try:
+            with path.open("rb") as stream:
+                head = stream.read(len(_LFS_HEAD))
+        except OSError as error:
+            raise CaseError(where, f"{path} must be readable", error.strerror) from error
+        if head == _LFS_HEAD:
+            raise CaseError(where, f"{path} is a git-LFS pointer, not the weights: run git lfs pull")

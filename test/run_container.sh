@@ -10,6 +10,7 @@
 # sockets, otherwise TotalSegmentator runs.  --model: a model tarball, put at /opt/ml/model as the platform does.
 # --dice-floor: lowest Dice per tracer that passes.  --gpus: give the container all GPUs.
 set -euo pipefail
+stand=$PWD # where the user's relative paths count from
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=environment.sh
 . ./environment.sh
@@ -33,11 +34,11 @@ with_organs=no layout=() gpus=()
 while [ $# -gt 0 ]; do
     case $1 in
         --image) image=$2 && shift ;;
-        --case) case_dir=$2 && shift ;;
+        --case) case_dir=$(cd "$stand" && realpath -- "$2") && shift ;;
         --with-organs) with_organs=yes ;;
         --key) layout+=(--key "$2") && shift ;;
         --no-registration) layout+=(--no-registration) ;;
-        --model) model=$2 && shift ;;
+        --model) model=$(cd "$stand" && realpath -- "$2") && shift ;;
         --dice-floor) dice_floor=$2 && shift ;;
         --gpus) gpus=(--gpus all) ;;
         -h | --help) usage && exit 0 ;;
@@ -75,8 +76,8 @@ run_image() {
         --shm-size 64m --ulimit data=16106127360 --volume "$input:/input:ro" --volume "$output:/output" \
         --volume "$work/tmp:/tmp" --volume "$work/model:/opt/ml/model:ro" "$image")
     exit_code=0
-    timeout "$time_limit_s" docker start --attach "$container" >"$log.out" 2>"$log.err" || exit_code=$?
-    [ "$exit_code" -ne 124 ] || fail "the run must end within $time_limit_s s"
+    timeout --kill-after=30 "$time_limit_s" docker start --attach "$container" >"$log.out" 2>"$log.err" || exit_code=$?
+    [[ $exit_code -ne 124 && $exit_code -ne 137 ]] || fail "the run must end by itself within $time_limit_s s"
     docker rm --force "$container" >/dev/null
     container=''
 }

@@ -260,7 +260,7 @@ def test_a_case_without_organ_maps_gets_them_from_totalsegmentator(
 
     masks = run(case, tmp_path / "output", manifest)
 
-    assert list(found) == ["psma organs", "fdg organs"]
+    assert list(found) == ["PSMA organs", "FDG organs"]
     assert all(f"{where}: TotalSegmentator (fastest) found 7 of 117 labels" in caplog.text for where in found)
     for tracer in Tracer:
         write_organs(case, tracer, to_array(found[f"{tracer} organs"]))
@@ -286,7 +286,7 @@ def test_given_organ_maps_are_set_aside_when_totalsegmentator_is_asked_for(
 
     masks = run(case, tmp_path / "output", manifest, "--organs", "totalsegmentator")
 
-    assert asked == [("psma organs", "organs", "cpu"), ("fdg organs", "organs", "cpu")]
+    assert asked == [("PSMA organs", "organs", "cpu"), ("FDG organs", "organs", "cpu")]
     assert int(masks[Tracer.FDG].sum()) == len(SPOTS[Tracer.FDG])  # all is protected, so only seeds are left
     asked.clear()
     for source in ("auto", "given"):

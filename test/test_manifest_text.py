@@ -6,7 +6,16 @@ import pytest
 
 from petct.case import Tracer
 from petct.channels import OrganEncoding
-from petct.manifest import Architecture, Manifest, Member, OrganSettings, OrganTask, TracerSettings, read_manifest
+from petct.manifest import (
+    Architecture,
+    Checkpoint,
+    Manifest,
+    Member,
+    OrganSettings,
+    OrganTask,
+    TracerSettings,
+    read_manifest,
+)
 from petct.organs import Organ
 from training.manifest_text import manifest_toml
 
@@ -23,7 +32,7 @@ def odd(tmp_path: Path) -> Manifest:
         architecture=Architecture.RESENC_L,
         dataset_id=922,
         folds=(4, 0),
-        checkpoint="best",
+        checkpoint=Checkpoint.BEST,
         organ_encoding=OrganEncoding.SOFT_DISTANCE,
         weight=1.0 / 3.0,
         sha256={"plans.json": "0" * 64, "fold_4/checkpoint best.safetensors": "abcdef01" * 8},

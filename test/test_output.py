@@ -15,7 +15,7 @@ from petct import output as output_module
 from petct.case import Tracer
 from petct.errors import CaseError
 from petct.geometry import grid_of, to_array
-from petct.output import prepare_output, write_mask, write_masks
+from petct.output import prepare_output, write_masks
 
 PSMA_GRID, FDG_GRID = PET_GRIDS["PSMA"], PET_GRIDS["FDG"]
 PLACES = {Tracer.PSMA: "images/psma-pet-ttb/ttb.mha", Tracer.FDG: "images/fdg-pet-ttb/ttb.mha"}
@@ -62,17 +62,17 @@ def test_one_file_per_socket_on_the_pet_s_exact_grid(tmp_path, capfd):
 
 
 def test_an_empty_mask_is_written_like_any_other(tmp_path):
-    path = write_mask(np.zeros(FDG_GRID.shape_zyx, dtype=bool), grid=FDG_GRID, folder=tmp_path / "new", name="m.mha")
-    assert path == tmp_path / "new" / "m.mha"
+    masks = _masks() | {Tracer.FDG: (np.zeros(FDG_GRID.shape_zyx, dtype=bool), FDG_GRID)}
+    path = write_masks(masks, folder=tmp_path)[Tracer.FDG]
     image = sitk.ReadImage(path)
     assert grid_of(image) == FDG_GRID
     assert image.GetPixelID() == sitk.sitkUInt8
     assert not to_array(image).any()
 
 
-def test_the_file_is_readable_by_others(tmp_path):
-    path = write_mask(_mask(FDG_GRID), grid=FDG_GRID, folder=tmp_path / "new", name="m.mha")
-    assert path.stat().st_mode & 0o444 == 0o444 & ~_umask()
+def test_the_files_are_readable_by_others(tmp_path):
+    for path in write_masks(_masks(), folder=tmp_path).values():
+        assert path.stat().st_mode & 0o444 == 0o444 & ~_umask()
 
 
 def _umask():

@@ -133,6 +133,26 @@ def test_a_failure_inside_ends_the_program_with_code_2_and_one_line(models: Mode
     assert files_below(output) == []
 
 
+def test_a_run_that_is_told_to_stop_ends_at_once_and_leaves_no_mask(models: Models, case: Path, output: Path) -> None:
+    program = (
+        "import sys, time; sys.path.insert(0, sys.argv.pop(1)); import inference\n"
+        "inference.segment_case = lambda *_, **__: (print('computing', flush=True), time.sleep(300))\n"
+        "sys.exit(inference.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, str(PROGRAM.parent), *arguments(case, output, write_manifest(models))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while "computing" not in process.stdout.readline():
+            assert process.poll() is None
+        process.terminate()
+        # The platform kills what is still there 5 s later.
+        _, said = process.communicate(timeout=5)
+
+    assert process.returncode == 143
+    assert said == "inference: must end by itself, got SIGTERM (a time limit, or somebody stopped it)\n"
+    assert files_below(output) == []
+
+
 # ------------------------------------------------------------------------------------------------- the case, in process
 
 
@@ -159,7 +179,7 @@ def test_a_case_without_organ_maps_is_refused_when_only_given_ones_are_wanted(
 
     line = refusal(case, manifest, "--organs", "given")
 
-    assert line == "psma organs: organ map must come with the case when --organs is given"
+    assert line == "PSMA organs: organ map must come with the case when --organs is given"
 
 
 @pytest.mark.parametrize("source", ["auto", "totalsegmentator"])
@@ -171,7 +191,7 @@ def test_missing_organ_weights_are_named_with_the_command_that_gets_them(
 
     line = refusal(case, write_manifest(replace(models, organ_weights=weights)), "--organs", source)
 
-    assert line.startswith(f"psma organs: TotalSegmentator's weights are missing: {weights}/Dataset298")
+    assert line.startswith(f"PSMA organs: TotalSegmentator's weights are missing: {weights}/Dataset298")
     assert f"TOTALSEG_WEIGHTS_PATH={weights} totalseg_download_weights -t total_fast" in line
 
 

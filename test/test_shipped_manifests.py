@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from petct.case import Tracer
-from petct.manifest import read_manifest
+from petct.channels import OrganEncoding
+from petct.manifest import Architecture, read_manifest
 from petct.organs import Organ
+from segmentation.totalsegmentator import check_organ_weights
+from segmentation.weight_files import check_member_files
 
 RESOURCES = Path(__file__).resolve().parent.parent / "resources"
 
@@ -55,3 +58,23 @@ def test_the_paper_s_ensemble_is_the_authors_final_choice():
     assert (refinement.psma_present, refinement.log_volume) == (3.3451, 0.6980)
     assert (refinement.suv_max, refinement.intercept) == (0.8363, -5.4058)
     assert (refinement.keep_probability, refinement.keep_above_ml, refinement.keep_unlabelled) == (0.5, 7.0, True)
+
+
+def test_the_demo_s_weights_are_there_whole_and_small():
+    manifest = read_manifest(RESOURCES / "demo.toml")
+    members = [member for tracer in Tracer for member in manifest.tracer(tracer).members]
+    for member in members:
+        check_member_files(member)
+    check_organ_weights(manifest.organs, where="demo organs")
+    assert manifest.organs.sha256  # or nothing would have been checked
+    files = [path for path in (RESOURCES / "demo").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 40e6
+
+
+def test_the_demo_has_every_kind_of_network():
+    manifest = read_manifest(RESOURCES / "demo.toml")
+    for tracer in Tracer:
+        members = manifest.tracer(tracer).members
+        assert {member.architecture for member in members} == set(Architecture)
+        assert {member.organ_encoding for member in members} == set(OrganEncoding)
+    assert any(len(member.folds) == 2 for member in manifest.fdg.members)

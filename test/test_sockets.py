@@ -68,6 +68,18 @@ def _check_case(case, *, has_organs=True):
             assert scan.organs is None
 
 
+def test_an_organ_socket_that_is_listed_and_empty_is_said_to_be(tmp_path, caplog):
+    folder = write_input(tmp_path / "input")
+    for file in (folder / PLACES["fdg-ct-image-organ-segmentation"]).iterdir():
+        file.unlink()
+    case = read_case(folder)
+    assert case.fdg.organs is None
+    assert case.psma.organs is not None
+    assert "inputs.json: fdg-ct-image-organ-segmentation is listed and holds no image; the organs are computed" in (
+        caplog.messages
+    )
+
+
 @pytest.mark.parametrize("key", SocketKey)
 @pytest.mark.parametrize("has_organs", [True, False])
 @pytest.mark.parametrize("has_registration", [True, False])

@@ -1,8 +1,10 @@
 """The whole way from patients to an ensemble that predicts, with nnU-Net's own trainer, as a user walks it."""
 
+import json
 import logging
 import multiprocessing
 import multiprocessing.dummy
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from petct.organs import collapse
 from segmentation.ensemble import predict_probabilities
 from segmentation.packed_model import Precision, read_packed_model
 from segmentation.totalsegmentator import check_organ_weights
-from segmentation.weight_files import check_member_files
+from segmentation.weight_files import check_files, check_member_files
 from tiny_patients import write_patients, write_recipe
 from training import datasets, trainer
 from training.__main__ import main
@@ -212,6 +214,24 @@ def test_packing_again_replaces_only_when_told_to(
     again = read_manifest(trained.manifest)
     assert (again.psma, again.fdg) == (packed.psma, packed.fdg)
     check_organ_weights(again.organs, where="organs")
+
+
+def test_one_results_folder_is_packed_and_its_digests_are_printed(
+    trained: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (results,) = (trained.root / "nnunet" / "nnUNet_results" / "Dataset802_FDG_PET_none").iterdir()
+    arguments = ["pack-model", str(results), "--folds", "1", "0", "--output", str(tmp_path / "mine"), "--half"]
+    assert main([*arguments, "--clip", "-150", "250.5"]) == 0
+    printed = tomllib.loads(capsys.readouterr().out)
+    check_files(tmp_path / "mine", printed, where="mine")
+    assert {file for file in printed if file.endswith("safetensors")} == {
+        f"fold_{fold}/checkpoint_final.safetensors" for fold in (0, 1)
+    }
+    model = json.loads((tmp_path / "mine" / "model.json").read_text(encoding="utf-8"))
+    assert model["ct_clip"] == {"low_hu": -150.0, "high_hu": 250.5}
+    assert model["stored_as"] == "float16"
+    # The container's user is not the one who packed.
+    assert all(path.stat().st_mode & 0o004 for path in (tmp_path / "mine").rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize(

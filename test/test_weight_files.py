@@ -6,7 +6,7 @@ import pytest
 
 from petct.channels import OrganEncoding
 from petct.errors import CaseError
-from petct.manifest import Architecture, Member
+from petct.manifest import Architecture, Checkpoint, Member
 from segmentation.weight_files import check_files, check_member_files, member_files
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
@@ -24,7 +24,7 @@ def member(tmp_path: Path) -> Member:
         architecture=Architecture.PLAIN,
         dataset_id=801,
         folds=(0, 3),
-        checkpoint="best",
+        checkpoint=Checkpoint.BEST,
         organ_encoding=OrganEncoding.NONE,
         weight=1.0,
         sha256={},

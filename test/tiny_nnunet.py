@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from petct.channels import OrganEncoding, channel_names
 from petct.geometry import Grid
-from petct.manifest import Architecture, Member
+from petct.manifest import Architecture, Checkpoint, Member
 from segmentation.packed_model import build_network
 from training.pack import pack_model
 
@@ -105,7 +105,7 @@ def make_member(
         architecture=architecture,
         dataset_id=dataset_id,
         folds=tuple(folds),
-        checkpoint="final",
+        checkpoint=Checkpoint.FINAL,
         organ_encoding=encoding,
         weight=1.0,
         sha256=pack_model(results, folds=folds, destination=destination, clip=None, provenance={"data": "none"}),

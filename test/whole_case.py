@@ -14,7 +14,16 @@ from petct.case import Tracer
 from petct.channels import OrganEncoding
 from petct.folders import SCAN_FOLDERS
 from petct.geometry import to_image
-from petct.manifest import Architecture, Manifest, Member, OrganSettings, OrganTask, Refinement, TracerSettings
+from petct.manifest import (
+    Architecture,
+    Checkpoint,
+    Manifest,
+    Member,
+    OrganSettings,
+    OrganTask,
+    Refinement,
+    TracerSettings,
+)
 from petct.organs import Organ, label_number
 from segmentation.totalsegmentator import WEIGHT_FILES, model_folders
 from segmentation.weight_files import fold_file, sha256_of
@@ -192,7 +201,7 @@ def stand_in_models(folder: Path) -> Models:
                 architecture=Architecture.PLAIN,
                 dataset_id=801,
                 folds=(0,),
-                checkpoint="final",
+                checkpoint=Checkpoint.FINAL,
                 organ_encoding=OrganEncoding.NONE,
                 weight=1.0,
                 sha256={file: sha256_of(place / file) for file in files},

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from petct.errors import CaseError
-from petct.manifest import Architecture
+from petct.manifest import Architecture, Checkpoint
 
 log = logging.getLogger("training")
 
@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_dataset(commands.add_parser("dataset", help="write, plan and preprocess nnU-Net data sets"))
     _add_train(commands.add_parser("train", help="train the networks of a recipe, going on where it was interrupted"))
     _add_pack(commands.add_parser("pack", help="pack a recipe's networks into weights and a manifest"))
+    _add_pack_model(commands.add_parser("pack-model", help="pack one nnU-Net results folder and print its digests"))
     _add_judge(commands.add_parser("judge", help="run a manifest on patients with known truth and print Dice"))
     _add_picture(commands.add_parser("picture", help="draw patients with their truth and what a manifest finds"))
     options = parser.parse_args(arguments)
@@ -158,6 +159,38 @@ def _pack(options: argparse.Namespace) -> None:
     log.info("%s: %d PSMA and %d FDG members", manifest.path, len(manifest.psma.members), len(manifest.fdg.members))
 
 
+def _add_pack_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("results", type=Path, help="nnU-Net's <trainer>__<plans>__<configuration> folder")
+    parser.add_argument("--folds", type=int, nargs="+", required=True)
+    parser.add_argument("--checkpoint", choices=[checkpoint.value for checkpoint in Checkpoint], default="final")
+    parser.add_argument("--output", type=Path, required=True, help="the packed model's folder")
+    parser.add_argument("--half", action="store_true", help="store the weights as float16")
+    parser.add_argument(
+        "--clip", type=float, nargs=2, metavar=("LOW_HU", "HIGH_HU"), help="what the training data's CT was clipped to"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a packed model that is there")
+    parser.set_defaults(run=_pack_model)
+
+
+def _pack_model(options: argparse.Namespace) -> None:
+    from petct.channels import ClipHU
+    from training.pack import pack_model
+
+    digests = pack_model(
+        options.results,
+        folds=options.folds,
+        checkpoint=options.checkpoint,
+        destination=options.output,
+        half=options.half,
+        clip=ClipHU(low_hu=options.clip[0], high_hu=options.clip[1]) if options.clip else None,
+        provenance={},
+        overwrite=options.overwrite,
+    )
+    print("# for the member's sha256 table in the manifest")
+    for file, digest in digests.items():
+        print(f'"{file}" = "{digest}"')
+
+
 def _add_judge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--patients", type=Path, required=True, help="folder of train_XXXX with truth and organ maps")
     parser.add_argument("--manifest", type=Path, default=Path("resources/demo.toml"), help="(%(default)s)")
@@ -190,15 +223,14 @@ def _add_picture(parser: argparse.ArgumentParser) -> None:
 
 
 def _picture(options: argparse.Namespace) -> None:
-    import torch
-
+    from inference import choose_device
     from petct.manifest import read_manifest
     from training.picture import draw_found
 
     draw_found(
         [options.patients / name for name in options.names],
         manifest=read_manifest(options.manifest),
-        device=torch.device(options.device),
+        device=choose_device(options.device),
         file=options.output,
     )
 

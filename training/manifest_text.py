@@ -69,7 +69,7 @@ def _member(member: Member, *, tracer: Tracer, root: Path) -> str:
         "architecture": member.architecture.value,
         "dataset_id": member.dataset_id,
         "folds": list(member.folds),
-        "checkpoint": member.checkpoint,
+        "checkpoint": member.checkpoint.value,
         "organ_encoding": member.organ_encoding.value,
         "weight": member.weight,
     }

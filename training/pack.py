@@ -1,6 +1,6 @@
 """From nnU-Net's results folder to a packed model: no optimiser state, no pickle, digests for the manifest.
 
-This is the only place that unpickles weights, and a pickle can run any code: pack only what you have trained or trust.
+Packing unpickles nnU-Net's checkpoints, and a pickle can run any code: pack only what you have trained or trust.
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ def _write(
         path.parent.mkdir()
         where = f"{results_folder.name} fold {fold}"
         save_file(_network_weights(network, content["network_weights"], precision=precision, where=where), path)
+        path.chmod(0o644)  # safetensors keeps other users out, and the container runs as one
     text = model_json(
         configuration=training["configuration"],
         mirroring_axes=training["mirroring_axes"],

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from petct.case import Tracer
 from petct.errors import CaseError
-from petct.manifest import Manifest, Member, OrganTask, read_manifest
+from petct.manifest import Checkpoint, Manifest, Member, OrganTask, read_manifest
 from training.datasets import LESION_DATASETS, ORGAN_DATASET_ID, dataset_name
 from training.manifest_text import manifest_toml
 from training.organ_weights import export_organ_weights
 from training.pack import pack_model
-from training.planning import NNUNET_PLANS
+from training.planning import narrow_identifier
 from training.recipe import NetworkRecipe
 from training.train import SEED, results_folder
 from training.trainer import ITERATIONS_PER_EPOCH
@@ -99,7 +99,7 @@ def _check_networks(networks: Sequence[NetworkRecipe], *, nnunet: Path) -> None:
 
 
 def _trained_folder(network: NetworkRecipe, *, nnunet: Path) -> Path:
-    return results_folder(network, nnunet=nnunet, plans=f"{NNUNET_PLANS[network.architecture]}Narrow")
+    return results_folder(network, nnunet=nnunet, plans=narrow_identifier(network.architecture))
 
 
 def _pack_member(network: NetworkRecipe, *, trained: Path, folder: Path, overwrite: bool) -> Member:
@@ -118,7 +118,7 @@ def _pack_member(network: NetworkRecipe, *, trained: Path, folder: Path, overwri
         architecture=network.architecture,
         dataset_id=network.dataset,
         folds=network.folds,
-        checkpoint="final",
+        checkpoint=Checkpoint.FINAL,
         organ_encoding=LESION_DATASETS[network.dataset].encoding,
         weight=network.weight,
         sha256=digests,

@@ -11,6 +11,7 @@ import torch
 from evaluation.picture import PicturePatient, PictureScan, draw_patients
 from inference import OrganSource, segment_case
 from petct.case import Tracer
+from petct.errors import CaseError
 from petct.folders import read_case, read_truth
 from petct.geometry import to_image
 from petct.manifest import Manifest
@@ -23,8 +24,14 @@ def draw_found(patients: Sequence[Path], *, manifest: Manifest, device: torch.de
         patients: Patient folders of the training set's layout, with truth.
         manifest: What to run.
         device: Where to run it.
-        file: The PNG to write.
+        file: The PNG to write; its folder is made if missing.
+
+    Raises:
+        CaseError: There are no patients or more than four, or one is broken.
     """
+    if not 1 <= len(patients) <= 4:
+        raise CaseError("--names", "must be one to four patients", str(len(patients)))
+    file.parent.mkdir(parents=True, exist_ok=True)
     drawn = []
     for patient in patients:
         case = read_case(patient)

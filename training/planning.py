@@ -80,6 +80,11 @@ def plan_and_preprocess(
         done.touch()
 
 
+def narrow_identifier(architecture: Architecture) -> str:
+    """What the narrow version of an architecture's plans is called."""
+    return f"{NNUNET_PLANS[architecture]}Narrow"
+
+
 def narrow_plans(preprocessed: Path, *, architecture: Architecture, network: NarrowNetwork) -> str:
     """Write a narrow version of nnU-Net's plans beside them.
 
@@ -91,7 +96,7 @@ def narrow_plans(preprocessed: Path, *, architecture: Architecture, network: Nar
     Returns:
         The identifier of the new plans.
     """
-    identifier = f"{NNUNET_PLANS[architecture]}Narrow"
+    identifier = narrow_identifier(architecture)
     plans = json.loads((preprocessed / f"{NNUNET_PLANS[architecture]}.json").read_text(encoding="utf-8"))
     configuration = plans["configurations"][CONFIGURATION]
     stages = len(network.features)
