@@ -113,11 +113,11 @@ def test_the_program_as_the_platform_runs_it(models: Models, tmp_path: Path) -> 
         r"INFO FDG organs: given with the case",
         r"INFO member psma_plain: folds 0: \d+\.\d s",
         r"INFO member psma_binary: folds 0: \d+\.\d s",
-        r"INFO PSMA threshold: \d+ lesions, TTB \d+\.\d mL",
-        r"INFO PSMA regrow: \d+ lesions, TTB \d+\.\d mL",
+        r"INFO PSMA threshold: \d+ lesions, TTB \d+\.\d mL, \d+\.\d s",
+        r"INFO PSMA regrow: \d+ lesions, TTB \d+\.\d mL, \d+\.\d s",
         r"INFO member fdg_soft: folds 0: \d+\.\d s",
-        r"INFO FDG threshold: \d+ lesions, TTB \d+\.\d mL",
-        r"INFO FDG regrow: \d+ lesions, TTB \d+\.\d mL",
+        r"INFO FDG threshold: \d+ lesions, TTB \d+\.\d mL, \d+\.\d s",
+        r"INFO FDG regrow: \d+ lesions, TTB \d+\.\d mL, \d+\.\d s",
         r"INFO FDG refine: \d+ lesions, \d+ kept .*",
         r"INFO PSMA mask: .*images/psma-pet-ttb/ttb\.mha",
         r"INFO FDG mask: .*images/fdg-pet-ttb/ttb\.mha",
@@ -263,7 +263,7 @@ def test_a_case_without_organ_maps_gets_them_from_totalsegmentator(
     assert list(found) == ["PSMA organs", "FDG organs"]
     assert all(f"{where}: TotalSegmentator (fastest) found 7 of 117 labels" in caplog.text for where in found)
     for tracer in Tracer:
-        write_organs(case, tracer, to_array(found[f"{tracer} organs"]))
+        write_organs(case, tracer, to_array(found[f"{tracer.name} organs"]))
     assert are_equal(run(case, tmp_path / "output", manifest, "--organs", "given"), masks) == [True, True]
     for tracer, protected in ((Tracer.PSMA, "liver"), (Tracer.FDG, "spleen")):
         write_organs(case, tracer, np.full_like(organ_labels(tracer), label_number(protected)))

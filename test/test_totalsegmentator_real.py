@@ -92,7 +92,8 @@ def test_labels_are_where_they_are_in_the_patient(
     assert caplog.messages[-1].startswith(
         "psma ct: TotalSegmentator (fastest) found 7 of 117 labels (liver, lung, urinary_bladder, bone, thyroid), "
     )
-    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert [record.levelname for record in caplog.records] == ["INFO", "INFO"]
+    assert "TotalSegmentator (fastest) runs, at most" in caplog.messages[0]
     assert capfd.readouterr() == ("", "")
     assert dict(os.environ) == environment
     assert "totalsegmentator" not in sys.modules
