@@ -236,7 +236,7 @@ def main(arguments: list[str] | None = None) -> int:
     # The platform flags everything on stderr of a good run, so libraries' warnings go to the log.
     logging.captureWarnings(True)
     # As a container's first process Python would not hear SIGTERM at all; leaving through an exception cleans up.
-    signal.signal(signal.SIGTERM, _stop)
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         run(options)
     except CaseError as error:
@@ -248,6 +248,8 @@ def main(arguments: list[str] | None = None) -> int:
         message = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"inference: must not fail on a case that passed all checks, got {message}", file=sys.stderr)
         return 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 
