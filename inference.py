@@ -54,6 +54,27 @@ class OrganSource(StrEnum):
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """What the ensemble says about a scan, on the PET's grid.
+
+    Attributes:
+        grid: The PET's grid.
+        pet_suv: PET in SUV, (z, y, x).
+        suv_threshold: SUV at or above which a voxel may be disease.
+        labels: TotalSegmentator labels, (z, y, x).
+        organs: The eight organ classes, (z, y, x).
+        probabilities: P(background), P(ttb), P(normal), (3, z, y, x).
+    """
+
+    grid: Grid
+    pet_suv: npt.NDArray[np.float32]
+    suv_threshold: float
+    labels: npt.NDArray[np.uint8]
+    organs: npt.NDArray[np.uint8]
+    probabilities: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Segmented:
     """A scan's disease, on the PET's grid.
 
@@ -99,10 +120,14 @@ def needs_totalsegmentator(scan: Scan, *, source: OrganSource) -> bool:
 
 
 def segment_scan(scan: Scan, *, organs: sitk.Image, manifest: Manifest, device: torch.device) -> Segmented:
-    """One scan: organs on the PET's grid, channels, ensemble, threshold, regrow."""
-    settings = manifest.tracer(scan.tracer)
+    """One scan: the ensemble, then what its probabilities make of the PET."""
+    predicted = predict_scan(scan, organs=organs, manifest=manifest, device=device)
+    return outline(predicted, tracer=scan.tracer, settings=manifest.tracer(scan.tracer))
+
+
+def predict_scan(scan: Scan, *, organs: sitk.Image, manifest: Manifest, device: torch.device) -> Predicted:
+    """One scan's probabilities: organs on the PET's grid, channels, ensemble."""
     grid = grid_of(scan.pet)
-    pet_suv = to_array(scan.pet)
     labels = to_array(resample_labels(organs, grid))
     organ_classes = collapse(labels)
 
@@ -119,29 +144,43 @@ def segment_scan(scan: Scan, *, organs: sitk.Image, manifest: Manifest, device: 
     probabilities = predict_probabilities(
         channels,
         grid=grid,
-        members=settings.members,
+        members=manifest.tracer(scan.tracer).members,
         mirroring=manifest.mirroring,
         tile_step=manifest.tile_step,
         device=device,
     )
+    return Predicted(
+        grid=grid,
+        pet_suv=to_array(scan.pet),
+        suv_threshold=scan.suv_threshold,
+        labels=labels,
+        organs=organ_classes,
+        probabilities=probabilities,
+    )
+
+
+def outline(predicted: Predicted, *, tracer: Tracer, settings: TracerSettings) -> Segmented:
+    """One scan's disease out of its probabilities: threshold, regrow."""
     started_s = time.monotonic()
     prediction = threshold(
-        probabilities, ttb_probability=settings.ttb_probability, normal_probability=settings.normal_probability
+        predicted.probabilities,
+        ttb_probability=settings.ttb_probability,
+        normal_probability=settings.normal_probability,
     )
-    report("threshold", scan.tracer, mask=prediction.ttb, grid=grid, started_s=started_s)
+    report("threshold", tracer, mask=prediction.ttb, grid=predicted.grid, started_s=started_s)
     started_s = time.monotonic()
     ttb = regrow(
         prediction.ttb,
         normal=prediction.normal,
-        pet_suv=pet_suv,
-        organs=organ_classes,
-        suv_threshold=scan.suv_threshold,
+        pet_suv=predicted.pet_suv,
+        organs=predicted.organs,
+        suv_threshold=predicted.suv_threshold,
         radius_mm=settings.regrow_radius_mm,
         protected=settings.protected_organs,
-        spacing_mm_zyx=grid.spacing_mm_zyx,
+        spacing_mm_zyx=predicted.grid.spacing_mm_zyx,
     )
-    report("regrow", scan.tracer, mask=ttb, grid=grid, started_s=started_s)
-    return Segmented(grid=grid, pet_suv=pet_suv, labels=labels, ttb=ttb)
+    report("regrow", tracer, mask=ttb, grid=predicted.grid, started_s=started_s)
+    return Segmented(grid=predicted.grid, pet_suv=predicted.pet_suv, labels=predicted.labels, ttb=ttb)
 
 
 def refine_fdg(fdg: Segmented, *, psma: Segmented, settings: TracerSettings) -> Segmented:

@@ -83,6 +83,16 @@ class TypedTable:
             raise self._refusal(key, f"must be one of {', '.join(choice.value for choice in kind)}", value)
         return kind(value)
 
+    def choices(self, key: str, kind: type[Choice]) -> tuple[Choice, ...]:
+        """A list of different members of an enumeration, at least one, by their values."""
+        values = self._take(key, list, "a list of names")
+        known = [choice.value for choice in kind]
+        if not values or any(value not in known for value in values):
+            raise self._refusal(key, f"must name one or more of {', '.join(known)}", values)
+        if len(set(values)) != len(values):
+            raise self._refusal(key, "must not repeat a name", values)
+        return tuple(kind(value) for value in values)
+
     def organs(self, key: str) -> frozenset[Organ]:
         """A list of organ classes by name (`spleen`, `urinary_bladder`)."""
         names = self._take(key, list, "a list of organ names")

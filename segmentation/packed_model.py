@@ -2,7 +2,7 @@
 
 Its folder holds nnU-Net's own `plans.json` and `dataset.json`, our `model.json`, and per fold one safetensors file.
 nnU-Net's networks hold one weight under several names; it is stored once, under the first of them, and the network that
-is built from the plans shares it again. `training.pack` writes such folders.
+is built from the plans shares it again. `training.weights.pack` writes such folders.
 """
 
 from __future__ import annotations

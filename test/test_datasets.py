@@ -15,17 +15,23 @@ from petct.folders import read_case
 from petct.geometry import grid_of, resample_labels, to_array, to_image
 from petct.organs import collapse, label_number, totalsegmentator_labels
 from tiny_patients import AT_THRESHOLD, BELOW_THRESHOLD, DISEASE, FAINT_DISEASE, NORMAL, write_patient, write_patients
-from training import datasets
-from training.datasets import LESION_DATASETS, dataset_name, write_dataset
-from training.organ_images import organ_training_labels, organ_training_pair
+from training.datasets import write
+from training.datasets.descriptions import LESION_DATASETS, dataset_name
+from training.datasets.organ_images import organ_training_labels, organ_training_pair
+from training.datasets.write import write_dataset
 
-ENCODINGS = {80: OrganEncoding.NONE, 90: OrganEncoding.BINARY, 92: OrganEncoding.SOFT_DISTANCE}
+ENCODINGS = {
+    80: OrganEncoding.NONE,
+    90: OrganEncoding.BINARY,
+    91: OrganEncoding.BINARY,
+    92: OrganEncoding.SOFT_DISTANCE,
+}
 
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads instead of processes, which have to import everything first."""
-    monkeypatch.setattr(datasets, "get_context", lambda method: multiprocessing.dummy)
+    monkeypatch.setattr(write, "get_context", lambda method: multiprocessing.dummy)
 
 
 def written(number: int, folder: Path) -> Path:
@@ -56,8 +62,8 @@ def test_numbers_are_the_authors() -> None:
         "Dataset901_PSMA_PET_binary",
         "Dataset298_organs_6mm",
     ]
-    with pytest.raises(CaseError, match="data set: must be one of 801, 802, .* got 911"):
-        dataset_name(911)
+    with pytest.raises(CaseError, match="data set: must be one of 801, 802, .* got 910"):
+        dataset_name(910)
 
 
 @pytest.mark.usefixtures("threads")

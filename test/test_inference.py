@@ -22,7 +22,7 @@ from petct.output import mask_file
 from platform_case import SocketKey, write_platform_case
 from tiny_nnunet import make_member, make_results
 from tiny_organ_net import write_tiny_fold
-from training.organ_weights import export_organ_weights
+from training.weights.organ_weights import export_organ_weights
 from whole_case import (
     CT_GRIDS,
     PET_GRIDS,

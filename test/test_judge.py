@@ -16,8 +16,8 @@ from petct.geometry import grid_of, resample_labels, to_array
 from petct.manifest import Manifest, read_manifest
 from petct.organs import Organ, collapse, labels_of
 from tiny_patients import DISEASE, write_patient
-from training import judge as module
-from training.judge import Score, judge, table, write_csv
+from training.studies import judge as module
+from training.studies.judge import Score, judge, table, write_csv
 
 PAPER = Path(__file__).resolve().parent.parent / "resources" / "paper.toml"
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ from petct.manifest import (
     read_manifest,
 )
 from petct.organs import Organ
-from training.manifest_text import manifest_toml
+from training.weights.manifest_text import manifest_toml
 
 RESOURCES = Path(__file__).resolve().parent.parent / "resources"
 ODD_TEXT = 'a "quoted" \\ β, 患者\tand\nnext = "line" # no comment'

@@ -9,7 +9,7 @@ from petct.errors import CaseError
 from petct.manifest import OrganTask
 from segmentation.weight_files import check_files
 from tiny_organ_net import tiny_network, write_tiny_fold
-from training.organ_weights import export_organ_weights
+from training.weights.organ_weights import export_organ_weights
 
 MODEL = "Dataset298_TotalSegmentator_total_6mm_1559subj/nnUNetTrainer_4000epochs_NoMirroring__nnUNetPlans__3d_fullres"
 

@@ -16,7 +16,7 @@ from petct.manifest import Architecture, Member
 from segmentation.packed_model import build_network, load_fold, read_packed_model
 from segmentation.weight_files import check_member_files
 from tiny_nnunet import CONFIGURATION, make_member, make_results
-from training.pack import pack_model
+from training.weights.pack import pack_model
 
 CHECKPOINT = "checkpoint_final.pth"
 

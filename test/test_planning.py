@@ -9,7 +9,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from petct.manifest import Architecture
 from segmentation.packed_model import build_network
 from tiny_nnunet import make_results
-from training.planning import CONFIGURATION, NNUNET_PLANS, NarrowNetwork, narrow_plans, set_nnunet_folders
+from training.datasets.planning import CONFIGURATION, NNUNET_PLANS, NarrowNetwork, narrow_plans, set_nnunet_folders
 
 NARROW = NarrowNetwork(features=(6, 10, 14, 18), blocks=(1, 2, 3, 2), patch_zyx=(24, 16, 40), batch_size=3)
 # The patch in the order of each plan's axes: (y, z, x) for transposition (1, 0, 2), (x, z, y) for (2, 0, 1).

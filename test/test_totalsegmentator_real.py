@@ -18,7 +18,7 @@ from petct.manifest import OrganSettings, OrganTask
 from petct.organs import label_number
 from segmentation.totalsegmentator import CHILD, find_organs, model_folders
 from tiny_organ_net import BLOCK, CT_GRID, FACES, TISSUE_HU, tiny_ct, write_tiny_fold
-from training.organ_weights import export_organ_weights
+from training.weights.organ_weights import export_organ_weights
 
 
 def settings(weights: Path) -> OrganSettings:

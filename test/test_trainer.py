@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
 
-from training.trainer import FOCUS_SHARE, ShortTrainer
+from training.networks.trainer import FOCUS_SHARE, ShortTrainer
 
 
 def chosen_labels(monkeypatch: pytest.MonkeyPatch, *, focus: int | None, force_fg: bool) -> list[int | None]:

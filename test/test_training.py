@@ -26,14 +26,15 @@ from segmentation.packed_model import Precision, read_packed_model
 from segmentation.totalsegmentator import check_organ_weights
 from segmentation.weight_files import check_files, check_member_files
 from tiny_patients import write_patients, write_recipe
-from training import datasets, trainer
 from training.__main__ import main
-from training.trainer import ShortTrainer
+from training.datasets import write
+from training.networks import trainer
+from training.networks.trainer import ShortTrainer
 
 BASE = Path(__file__).resolve().parent.parent / "resources" / "paper.toml"
-PSMA = {"dataset": 901, "architecture": "resenc_m", "epochs": 3}
-FDG = {"dataset": 802, "folds": [0, 1], "weight": 0.5}
-ORGANS = {"dataset": 298, "patch_zyx": [8, 4, 4]}
+PSMA = {"datasets": [901], "architectures": ["resenc_m"], "epochs": 3}
+FDG = {"datasets": [802], "folds": [0, 1], "weight": 0.5}
+ORGANS = {"datasets": [298], "patch_zyx": [8, 4, 4]}
 ITERATIONS = 2
 
 
@@ -81,7 +82,7 @@ def quick() -> Iterator[pytest.MonkeyPatch]:
             patch.delenv(name)  # both are undone, and with them what the commands set
         # Threads, because every process of nnU-Net's imports torch for seconds.
         patch.setattr(multiprocessing, "get_context", lambda method: multiprocessing.dummy)
-        patch.setattr(datasets, "get_context", lambda method: multiprocessing.dummy)
+        patch.setattr(write, "get_context", lambda method: multiprocessing.dummy)
         patch.setattr(DatasetFingerprintExtractor, "__init__", sample_little)
         patch.setattr(trainer, "ITERATIONS_PER_EPOCH", ITERATIONS)
         threads = torch.get_num_threads()
@@ -96,7 +97,7 @@ def trained(quick: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory)
     workplace = Workplace(root, [])
     write_patients(root / "patients", count=5)
     write_recipe(root / "recipe.toml", PSMA, FDG, ORGANS)
-    numbers = [str(network["dataset"]) for network in (PSMA, FDG, ORGANS)]
+    numbers = [str(*network["datasets"]) for network in (PSMA, FDG, ORGANS)]
     assert run("dataset", *numbers, patients=root / "patients", nnunet=root / "nnunet", processes=1) == 0
 
     def note_epoch(self: ShortTrainer) -> None:

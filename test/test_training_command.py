@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tiny_patients import write_patient, write_recipe
-from training.__main__ import main, parse_seeds
+from training.__main__ import main
+from training.commands.arguments import seeds as parse_seeds
 
 
 @pytest.mark.parametrize(
@@ -66,8 +67,8 @@ def test_an_unknown_dataset_is_refused_before_the_others_are_written(
 ) -> None:
     write_patient(tmp_path / "patients" / "train_0000")
     options = ("--patients", tmp_path / "patients", "--nnunet", tmp_path / "nnunet")
-    error = "data set: must be one of 801, 802, 901, 902, 921, 922, 298, got 911"
-    assert refusal(capsys, "dataset", 801, 911, *options) == error
+    error = "data set: must be one of 801, 802, 901, 902, 911, 912, 921, 922, 298, got 910"
+    assert refusal(capsys, "dataset", 801, 910, *options) == error
     assert not (tmp_path / "nnunet").exists()
 
 
@@ -84,7 +85,7 @@ def test_a_recipe_that_is_not_there_is_refused(
 def test_training_data_sets_that_the_recipe_lacks_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    recipe = write_recipe(tmp_path / "recipe.toml", {"dataset": 901}, {"dataset": 802})
+    recipe = write_recipe(tmp_path / "recipe.toml", {"datasets": [901]}, {"datasets": [802]})
     options = ("--recipe", recipe, "--nnunet", tmp_path / "nnunet", "--only", 901, 922, 801)
     error = "--only: must be data sets of the recipe, which has 802, 901, got 801, 922"
     assert refusal(capsys, "train", *options) == error
@@ -95,13 +96,13 @@ def test_training_a_data_set_that_is_not_made_is_refused(
 ) -> None:
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_n_proc_DA"):
         monkeypatch.setenv(name, "")  # so that what the command sets is undone
-    recipe = write_recipe(tmp_path / "recipe.toml", {"dataset": 901})
+    recipe = write_recipe(tmp_path / "recipe.toml", {"datasets": [901]})
     error = "plain_901: data set must be made first, by `python -m training dataset 901`"
     assert refusal(capsys, "train", "--recipe", recipe, "--nnunet", tmp_path / "nnunet") == error
 
 
 def test_packing_onto_a_base_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path / "recipe.toml", {"dataset": 901}, {"dataset": 802})
+    recipe = write_recipe(tmp_path / "recipe.toml", {"datasets": [901]}, {"datasets": [802]})
     options = ("--recipe", recipe, "--nnunet", tmp_path, "--manifest", tmp_path / "new.toml")
     error = refusal(capsys, "pack", *options, "--base", tmp_path / "none.toml")
     assert error == f"none.toml: manifest file is missing, got {tmp_path / 'none.toml'}"

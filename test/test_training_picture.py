@@ -11,8 +11,8 @@ from petct.errors import CaseError
 from petct.geometry import grid_of, to_array
 from petct.manifest import read_manifest
 from tiny_patients import DISEASE, write_patient
-from training import picture as module
-from training.picture import draw_found
+from training.studies import picture as module
+from training.studies.picture import draw_found
 
 PAPER = Path(__file__).resolve().parent.parent / "resources" / "paper.toml"
 

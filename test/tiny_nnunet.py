@@ -17,7 +17,7 @@ from petct.channels import OrganEncoding, channel_names
 from petct.geometry import Grid
 from petct.manifest import Architecture, Checkpoint, Member
 from segmentation.packed_model import build_network
-from training.pack import pack_model
+from training.weights.pack import pack_model
 
 # Three sizes, three spacings, an origin, axes turned about x and then z: nothing stays the same with two axes swapped.
 _COS, _SIN = float(np.cos(0.3)), float(np.sin(0.3))

@@ -43,17 +43,21 @@ def write_patient(folder: Path, *, seed: int = 0, has_organs: bool = True) -> Pa
 def write_recipe(path: Path, *networks: dict[str, object]) -> Path:
     """A recipe of tiny networks; each argument changes one network's values. Returns its path."""
     tiny = {
-        "dataset": 901,
-        "architecture": "plain",
+        "datasets": [901],
+        "architectures": ["plain"],
+        "trainer": "ShortTrainer",
         "folds": [0],
         "epochs": 1,
         "weight": 1.0,
-        "features": [4, 8, 8],
-        "blocks": [1, 1, 1],
-        "patch_zyx": [4, 12, 8],
-        "batch_size": 2,
     }
+    narrow = {"features": [4, 8, 8], "blocks": [1, 1, 1], "patch_zyx": [4, 12, 8], "batch_size": 2}
     # JSON's texts, numbers and lists are TOML's too.
-    blocks = ["\n".join(f"{key} = {json.dumps(value)}" for key, value in (tiny | n).items()) for n in networks]
+    blocks = []
+    for network in networks:
+        table = tiny | {key: value for key, value in network.items() if key not in narrow}
+        inner = narrow | {key: value for key, value in network.items() if key in narrow}
+        blocks.append("\n".join(f"{key} = {json.dumps(value)}" for key, value in table.items()))
+        blocks[-1] += "\n[networks.narrow]\n"
+        blocks[-1] += "\n".join(f"{key} = {json.dumps(value)}" for key, value in inner.items())
     path.write_text("".join(f"[[networks]]\n{block}\n" for block in blocks), encoding="utf-8")
     return path

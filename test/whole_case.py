@@ -28,7 +28,7 @@ from petct.organs import Organ, label_number
 from segmentation.totalsegmentator import WEIGHT_FILES, model_folders
 from segmentation.weight_files import fold_file, sha256_of
 from tiny_organ_net import BLOCK_HU, TISSUE_HU
-from training.manifest_text import manifest_toml
+from training.weights.manifest_text import manifest_toml
 
 _CENTRES_MM = {Tracer.PSMA: (12.0, 8.0, -420.0), Tracer.FDG: (40.0, -25.0, 310.0)}
 PET_GRIDS = {

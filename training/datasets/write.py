@@ -1,4 +1,4 @@
-"""nnU-Net data sets from patients in the training set's layout: which there are, and how one is written."""
+"""nnU-Net's raw data sets, written from patients in the training set's layout."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -20,59 +19,11 @@ from petct.folders import read_case, read_truth
 from petct.geometry import check_same_grid, grid_of, resample_labels, to_array, to_image
 from petct.labels import Label
 from petct.organs import collapse
-from training.organ_images import ORGAN_SPACING_MM, organ_training_labels, organ_training_pair
+from training.datasets.descriptions import LESION_DATASETS, ORGAN_DATASET_ID, dataset_name
+from training.datasets.organ_images import organ_training_labels, organ_training_pair
 
 FILE_ENDING = ".mha"
-ORGAN_DATASET_ID = 298  # TotalSegmentator's own number for its 6 mm model
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LesionDataset:
-    """A data set for lesion segmentation of one tracer.
-
-    Attributes:
-        number: nnU-Net's data set number, as the authors number them.
-        tracer: The tracer.
-        encoding: How the organs are shown.
-    """
-
-    number: int
-    tracer: Tracer
-    encoding: OrganEncoding
-
-    @property
-    def name(self) -> str:
-        """nnU-Net's folder name."""
-        return f"Dataset{self.number}_{self.tracer.name}_PET_{self.encoding.value}"
-
-
-LESION_DATASETS = {
-    dataset.number: dataset
-    for dataset in (
-        LesionDataset(801, Tracer.PSMA, OrganEncoding.NONE),
-        LesionDataset(802, Tracer.FDG, OrganEncoding.NONE),
-        LesionDataset(901, Tracer.PSMA, OrganEncoding.BINARY),
-        LesionDataset(902, Tracer.FDG, OrganEncoding.BINARY),
-        LesionDataset(921, Tracer.PSMA, OrganEncoding.SOFT_DISTANCE),
-        LesionDataset(922, Tracer.FDG, OrganEncoding.SOFT_DISTANCE),
-    )
-}
-DATASET_NUMBERS = (*LESION_DATASETS, ORGAN_DATASET_ID)
-
-
-def dataset_name(number: int) -> str:
-    """nnU-Net's folder name of a data set number.
-
-    Raises:
-        CaseError: There is no such data set.
-    """
-    if number == ORGAN_DATASET_ID:
-        return f"Dataset{number}_organs_{ORGAN_SPACING_MM:g}mm"
-    if number not in LESION_DATASETS:
-        raise CaseError("data set", f"must be one of {', '.join(map(str, DATASET_NUMBERS))}", str(number))
-    return LESION_DATASETS[number].name
 
 
 def write_dataset(number: int, *, patients: Sequence[Path], raw: Path, processes: int) -> Path:

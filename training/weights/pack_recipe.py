@@ -13,14 +13,12 @@ from pathlib import Path
 from petct.case import Tracer
 from petct.errors import CaseError
 from petct.manifest import Checkpoint, Manifest, Member, OrganTask, read_manifest
-from training.datasets import LESION_DATASETS, ORGAN_DATASET_ID, dataset_name
-from training.manifest_text import manifest_toml
-from training.organ_weights import export_organ_weights
-from training.pack import pack_model
-from training.planning import narrow_identifier
-from training.recipe import NetworkRecipe
-from training.train import SEED, results_folder
-from training.trainer import ITERATIONS_PER_EPOCH
+from training.datasets.descriptions import LESION_DATASETS, ORGAN_DATASET_ID, dataset_name
+from training.networks.recipe import NetworkRecipe
+from training.networks.train import SEED, results_folder
+from training.weights.manifest_text import manifest_toml
+from training.weights.organ_weights import export_organ_weights
+from training.weights.pack import pack_model
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +97,7 @@ def _check_networks(networks: Sequence[NetworkRecipe], *, nnunet: Path) -> None:
 
 
 def _trained_folder(network: NetworkRecipe, *, nnunet: Path) -> Path:
-    return results_folder(network, nnunet=nnunet, plans=narrow_identifier(network.architecture))
+    return results_folder(network, nnunet=nnunet)
 
 
 def _pack_member(network: NetworkRecipe, *, trained: Path, folder: Path, overwrite: bool) -> Member:
@@ -128,7 +126,7 @@ def _pack_member(network: NetworkRecipe, *, trained: Path, folder: Path, overwri
 def _provenance(network: NetworkRecipe) -> Mapping[str, str]:
     return {
         "dataset": dataset_name(network.dataset),
-        "iterations": str(network.epochs * ITERATIONS_PER_EPOCH),
+        "epochs": str(network.epochs),
         "seed": str(SEED),
         "nnunetv2": version("nnunetv2"),
         "torch": version("torch"),

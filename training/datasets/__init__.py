@@ -1,0 +1,1 @@
+"""nnU-Net data sets out of a folder of patients: checking, writing, folds, plans."""
