@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 
-from petct.channels import ClipHU, OrganEncoding
+from petct.channels import ClipHU, OrganEncoding, channel_names
 from petct.errors import CaseError
 from petct.geometry import Grid
 from petct.labels import Label
 from petct.manifest import Member
+from segmentation.export import add_probabilities
 from segmentation.packed_model import PackedModel, build_network, load_fold, read_packed_model
+from segmentation.plans import Recipe, Resampling, read_recipe
+from segmentation.preprocessing import Preprocessed, ScanPreprocessor
 from segmentation.sliding_window import all_mirrorings, predict_logits
 
 log = logging.getLogger(__name__)
@@ -53,51 +54,85 @@ def predict_probabilities(
         CaseError: A member's files are not what its manifest says, or its logits are not finite.
         ValueError: There are no members, or the channels are not on the grid.
     """
+    if not members:
+        raise ValueError("an ensemble must have at least one member")
     models = [read_packed_model(member) for member in members]
+    recipes = [_recipe(model) for model in models]
     total_weight = sum(member.weight for member in members)
     mean = np.zeros((len(Label), *grid.shape_zyx), dtype=np.float32)
+    preprocessor = ScanPreprocessor(grid, device=device)
     # Members that see the same channels follow each other, so that only one set of channels is held at a time.
     for seen in dict.fromkeys((model.member.organ_encoding, model.clip) for model in models):
-        channels = build(*seen)
-        if channels.shape[1:] != grid.shape_zyx:
-            raise ValueError(f"channels must be on the grid {grid.shape_zyx} (z, y, x), got {channels.shape[1:]}")
-        for model in models:
-            if (model.member.organ_encoding, model.clip) == seen:
-                probabilities = _predict_member(
-                    model, channels, grid=grid, mirroring=mirroring, tile_step=tile_step, device=device
-                )
-                probabilities *= model.member.weight / total_weight
-                mean += probabilities
-                del probabilities
-        del channels
+        together = [
+            (model, recipe)
+            for model, recipe in zip(models, recipes, strict=True)
+            if (model.member.organ_encoding, model.clip) == seen
+        ]
+        inputs = _preprocess(
+            build, seen, recipes=[recipe for _, recipe in together], grid=grid, preprocessor=preprocessor
+        )
+        for model, recipe in together:
+            _add_member(
+                mean,
+                model,
+                inputs[recipe],
+                weight=model.member.weight / total_weight,
+                mirroring=mirroring,
+                tile_step=tile_step,
+                device=device,
+            )
+        del inputs
     return mean
 
 
-def _predict_member(
-    model: PackedModel, channels: Float, *, grid: Grid, mirroring: bool, tile_step: float, device: torch.device
-) -> Float:
-    """One member's probabilities on the grid, (3, z, y, x)."""
+def _preprocess(
+    build: ChannelBuilder,
+    seen: tuple[OrganEncoding, ClipHU | None],
+    *,
+    recipes: Sequence[Recipe],
+    grid: Grid,
+    preprocessor: ScanPreprocessor,
+) -> dict[Recipe, Preprocessed]:
+    """What members see that share an encoding and a clipping, once per recipe."""
     started_s = time.monotonic()
-    # The one line where our geometry becomes nnU-Net's: its reader gives arrays as (z, y, x) and spacings to match.
-    properties: dict[str, Any] = {"spacing": list(grid.spacing_mm_zyx)}
-    preprocessor = model.configuration.preprocessor_class(verbose=False)
-    data, _, properties = preprocessor.run_case_npy(
-        channels, None, properties, model.plans, model.configuration, model.dataset
-    )
-    logits = _fold_mean_logits(model, torch.from_numpy(data), mirroring=mirroring, tile_step=tile_step, device=device)
-    del data
-    _, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
+    channels = build(*seen)
+    if channels.shape[1:] != grid.shape_zyx:
+        raise ValueError(f"channels must be on the grid {grid.shape_zyx} (z, y, x), got {channels.shape[1:]}")
+    # The PET and the CT are there with any encoding of the organs.
+    shared: tuple[Hashable, ...] = ("pet_ratio", ("ct", seen[1]))
+    inputs = {recipe: preprocessor.run(channels, recipe=recipe, shared=shared) for recipe in dict.fromkeys(recipes)}
+    log.debug("channels with organs %s: %.1f s", seen[0], time.monotonic() - started_s)
+    return inputs
+
+
+def _recipe(model: PackedModel) -> Recipe:
+    channels = len(channel_names(model.member.organ_encoding))
+    return read_recipe(model.plans, model.configuration, channels=channels, where=model.where)
+
+
+def _add_member(
+    mean: Float,
+    model: PackedModel,
+    scan: Preprocessed,
+    *,
+    weight: float,
+    mirroring: bool,
+    tile_step: float,
+    device: torch.device,
+) -> None:
+    """Add one member's weighted probabilities to the mean, (3, z, y, x)."""
+    started_s = time.monotonic()
+    logits = _fold_mean_logits(model, scan.data, mirroring=mirroring, tile_step=tile_step, device=device)
+    add_probabilities(
+        mean,
         logits,
-        model.plans,
-        model.configuration,
-        model.plans.get_label_manager(model.dataset),
-        properties,
-        return_probabilities=True,
-        num_threads_torch=torch.get_num_threads(),
+        placement=scan.placement,
+        resampling=Resampling.from_plans(model.configuration.configuration, what="probabilities"),
+        weight=weight,
+        device=device,
     )
     folds = ", ".join(str(fold) for fold in model.member.folds)
     log.info("%s: folds %s: %.1f s", model.where, folds, time.monotonic() - started_s)
-    return np.asarray(probabilities, dtype=np.float32)
 
 
 def _fold_mean_logits(

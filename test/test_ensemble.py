@@ -23,7 +23,7 @@ from petct.manifest import Architecture, Member
 from segmentation import sliding_window
 from segmentation.ensemble import predict_probabilities
 from segmentation.packed_model import build_network, load_fold, read_packed_model
-from tiny_nnunet import GRID, dataset_name, make_member, make_results, tiny_channels
+from tiny_nnunet import CONFIGURATION, GRID, dataset_name, make_member, make_results, tiny_channels
 
 CPU = torch.device("cpu")
 Float = npt.NDArray[np.float32]
@@ -195,6 +195,24 @@ def test_channels_are_built_once_and_with_the_models_clip(plain: Member, resenc:
     np.testing.assert_allclose(mean, sum(alone) / 3.0, atol=1e-6)
 
 
+def test_channels_are_built_once_for_plans_with_different_voxels(plain: Member, tmp_path: Path) -> None:
+    plans = json.loads((plain.folder / "plans.json").read_text())
+    plans["configurations"][CONFIGURATION] |= {"spacing": [4.1, 3.2, 3.5]}
+    finer = replace(plain, folder=edited(plain, tmp_path, "plans.json", **plans))
+    built: list[OrganEncoding] = []
+
+    def recorded(encoding: OrganEncoding, clip: ClipHU | None) -> Float:
+        built.append(encoding)
+        return build(encoding, clip)
+
+    members = [replace(member, folds=(0,)) for member in (plain, finer, plain)]
+    mean = predict_probabilities(recorded, grid=GRID, members=members, mirroring=False, tile_step=1.0, device=CPU)
+    assert built == [OrganEncoding.NONE]
+    alone = [predict([member], tile_step=1.0) for member in members[:2]]
+    assert np.abs(alone[0] - alone[1]).max() > 0.1
+    np.testing.assert_allclose(mean, (2.0 * alone[0] + alone[1]) / 3.0, atol=1e-6)
+
+
 def test_the_log_has_one_line_per_member_and_says_that_it_lives(
     plain: Member, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,3 +350,8 @@ def test_channels_off_the_grid_are_refused(plain: Member) -> None:
             tile_step=1.0,
             device=CPU,
         )
+
+
+def test_an_ensemble_without_members_is_refused() -> None:
+    with pytest.raises(ValueError, match="an ensemble must have at least one member"):
+        predict([])

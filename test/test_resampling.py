@@ -1,0 +1,191 @@
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
+from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
+
+from segmentation import resampling
+from segmentation.plans import Resampling
+from segmentation.resampling import resample, resample_slabs
+
+CPU = torch.device("cpu")
+ISOTROPIC_MM = (2.0, 2.1, 2.3)
+# Largest spacing over smallest above 3, along each axis: nnU-Net then resamples that axis by itself.
+THICK_MM = [(9.0, 2.1, 2.3), (2.0, 9.0, 2.3), (2.0, 2.1, 9.0)]
+# Relative to the largest voxel; half keeps 11 bits.
+TOLERANCE = {np.float64: 1e-12, np.float32: 1e-6, np.float16: 2.0**-10}
+
+
+def named(function: str = "resample_data_or_seg_to_shape", **options: Any) -> Resampling:
+    return Resampling.from_plans({"resampling_fn_data": function, "resampling_fn_data_kwargs": options}, what="data")
+
+
+def volume(shape: tuple[int, ...], dtype: type = np.float32, *, seed: int = 3) -> npt.NDArray[Any]:
+    """Noise, on which a spline overshoots everywhere."""
+    return (100.0 * np.random.default_rng(seed).normal(size=shape)).astype(dtype)
+
+
+def ours(
+    data: npt.NDArray[Any],
+    shape: tuple[int, ...],
+    *,
+    options: Resampling,
+    spacing_mm: tuple[float, ...] = ISOTROPIC_MM,
+    new_spacing_mm: tuple[float, ...] = ISOTROPIC_MM,
+) -> npt.NDArray[Any]:
+    before = data.copy()
+    out = torch.full((len(data), *shape), float("nan"), dtype=torch.from_numpy(data).dtype)
+    resample(
+        torch.from_numpy(data),
+        out=out,
+        resampling=options,
+        spacing_mm=spacing_mm,
+        new_spacing_mm=new_spacing_mm,
+        device=CPU,
+    )
+    np.testing.assert_array_equal(data, before)
+    return out.numpy()
+
+
+def check(
+    data: npt.NDArray[Any],
+    shape: tuple[int, ...],
+    *,
+    spacing_mm: tuple[float, ...] = ISOTROPIC_MM,
+    new_spacing_mm: tuple[float, ...] = ISOTROPIC_MM,
+    **options: Any,
+) -> npt.NDArray[Any]:
+    """Ours, which must be nnU-Net's."""
+    expected = resample_data_or_seg_to_shape(data, shape, spacing_mm, new_spacing_mm, **options)
+    got = ours(data, shape, options=named(**options), spacing_mm=spacing_mm, new_spacing_mm=new_spacing_mm)
+    assert got.dtype == expected.dtype
+    difference = np.abs(got.astype(np.float64) - expected.astype(np.float64)).max()
+    assert difference <= TOLERANCE[data.dtype.type] * np.abs(data).max()
+    return got
+
+
+@pytest.fixture
+def thin_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several slabs and several bands in volumes that are small enough for a test."""
+    monkeypatch.setitem(resampling.SLAB_VOXELS, "cpu", 5000)
+    monkeypatch.setitem(resampling.BAND_ROWS, "cpu", 7)
+
+
+sizes = st.tuples(*[st.integers(1, 14)] * 3)
+spacings = st.sampled_from([ISOTROPIC_MM, *THICK_MM])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    channels=st.integers(1, 10),
+    shape=sizes,
+    new_shape=sizes,
+    dtype=st.sampled_from([np.float64, np.float32]),
+    order=st.integers(0, 5),
+    order_z=st.sampled_from([0, 1, 3]),
+    force_separate_z=st.sampled_from([None, True, False]),
+    spacing_mm=spacings,
+    new_spacing_mm=spacings,
+)
+def test_any_volume_is_resampled_as_by_nnunet(
+    channels: int,
+    shape: tuple[int, int, int],
+    new_shape: tuple[int, int, int],
+    dtype: type,
+    **arguments: Any,
+) -> None:
+    check(volume((channels, *shape), dtype), new_shape, **arguments)
+
+
+@pytest.mark.usefixtures("thin_slabs")
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize("new_shape", [(99, 41, 63), (50, 30, 31), (83, 37, 71), (140, 37, 20), (83, 60, 57)])
+def test_slabs_fit_together(new_shape: tuple[int, int, int], order: int, dtype: type) -> None:
+    # Long enough for weights far from the diagonal to be left out, 25 voxels away in float64.
+    data = volume((2, 83, 37, 57), dtype)
+    check(data, new_shape, order=order)
+
+
+@pytest.mark.usefixtures("thin_slabs")
+@pytest.mark.parametrize("spacing_mm", THICK_MM)
+@pytest.mark.parametrize("order_z", [0, 1, 3])
+def test_thick_slices_are_resampled_apart(spacing_mm: tuple[float, ...], order_z: int) -> None:
+    data = volume((3, 33, 27, 38))
+    apart = check(data, (45, 19, 52), spacing_mm=spacing_mm, order=3, order_z=order_z, force_separate_z=None)
+    together = check(data, (45, 19, 52), spacing_mm=spacing_mm, order=3, order_z=order_z, force_separate_z=False)
+    assert np.abs(apart - together).max() > 1.0  # of voxels around 100
+
+
+def test_a_slice_that_stays_is_clipped_like_the_others() -> None:
+    # Only the thick axis changes, so that nothing in the slices is resampled.
+    check(volume((2, 7, 12, 9)), (11, 12, 9), spacing_mm=THICK_MM[0], force_separate_z=None, order_z=1)
+
+
+def test_a_spline_is_clipped_to_the_range_of_its_own_channel() -> None:
+    mask = np.zeros((2, 20, 13, 17), dtype=np.float32)
+    mask[0, 5:12, 3:9, 6:13] = 1.0
+    mask[1] = 10.0 * mask[0] - 3.0
+    got = check(mask, (31, 18, 21), order=3)
+    assert (got[0].min(), got[0].max()) == (0.0, 1.0)
+    assert (got[1].min(), got[1].max()) == (-3.0, 7.0)
+
+
+def test_a_volume_of_the_right_shape_is_left_alone() -> None:
+    data = volume((3, 11, 12, 13))
+    np.testing.assert_array_equal(check(data, (11, 12, 13), order=3), data)
+
+
+@pytest.mark.usefixtures("thin_slabs")
+def test_slabs_are_small_and_cover_every_row_once() -> None:
+    data = torch.from_numpy(volume((2, 40, 21, 33)))
+    slabs: Iterator[tuple[slice, torch.Tensor]] = resample_slabs(
+        data,
+        resampling=named(order=1),
+        shape=(50, 30, 27),
+        spacing_mm=ISOTROPIC_MM,
+        new_spacing_mm=ISOTROPIC_MM,
+        device=CPU,
+    )
+    rows = []
+    for where, slab in slabs:
+        assert slab.shape == (2, where.stop - where.start, 30, 27)
+        assert slab[0].numel() <= 5000
+        rows += range(50)[where]
+    assert rows == list(range(50))
+
+
+def test_another_function_is_left_to_nnunet_and_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    data = volume((2, 11, 14, 9))
+    options = {"is_seg": False, "force_separate_z": False, "memefficient_seg_resampling": False}
+    expected = resample_torch_fornnunet(data, (15, 10, 12), ISOTROPIC_MM, ISOTROPIC_MM, **options)
+    resampling._report_foreign.cache_clear()
+    for _ in range(2):
+        got = ours(data, (15, 10, 12), options=named("resample_torch_fornnunet", **options))
+        np.testing.assert_array_equal(got, expected)
+    assert caplog.record_tuples == [
+        (
+            "segmentation.resampling",
+            logging.WARNING,
+            "plans name the resampling resample_torch_fornnunet, which is left to nnU-Net and takes longer",
+        )
+    ]
+
+
+def test_label_maps_are_left_to_nnunet() -> None:
+    labels = np.random.default_rng(1).integers(0, 3, size=(1, 9, 12, 7)).astype(np.float32)
+    expected = resample_data_or_seg_to_shape(labels, (12, 10, 9), ISOTROPIC_MM, ISOTROPIC_MM, is_seg=True, order=1)
+    got = ours(labels, (12, 10, 9), options=named(is_seg=True, order=1))
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_options_that_nnunet_does_not_have_are_refused() -> None:
+    with pytest.raises(TypeError, match="sharpness"):
+        ours(volume((1, 4, 5, 6)), (5, 6, 7), options=named(order=3, sharpness=2))
