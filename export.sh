@@ -26,18 +26,6 @@ name=$(project_name)
 version=$(project_version)
 readonly image_file=dist/$name-$version.tar.gz model_file=dist/$name-$version-model.tar.gz
 
-# Prints the folders that a manifest names, relative to it.
-weight_folders() {
-    local python=.venv/bin/python
-    is_right_python "$python" || python=$(find_python)
-    "$python" - "$1" <<'PYTHON'
-import pathlib, sys, tomllib
-manifest = tomllib.loads(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"))
-folders = {member["folder"] for tracer in ("psma", "fdg") for member in manifest[tracer]["members"]}
-print(*sorted(folders | {manifest["organs"]["weights"]}), sep="\n")
-PYTHON
-}
-
 export_image() {
     local compressor=gzip
     docker image inspect --format "Saving $name:$version, built on {{index .Config.Labels \"org.opencontainers.image.base.name\"}}" \
@@ -47,19 +35,16 @@ export_image() {
     mv "$image_file.part" "$image_file"
 }
 
-# The same files give the same bytes: sorted, no owner, no dates, no date in gzip's header.
+# The same files give the same bytes. `python -m training pack --tarball` writes it with the same lines.
 export_model() {
-    local folders
+    local python=.venv/bin/python
+    is_right_python "$python" || python=$(find_python)
     echo "Packing $manifest"
-    folders=$(weight_folders "$manifest")
-    tar --directory "$(dirname "$manifest")" --create --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner \
-        --mode=u=rwX,go=rX --transform="s,^$(basename "$manifest")\$,manifest.toml," \
-        --files-from=<(printf '%s\n' "$(basename "$manifest")" "$folders") | gzip --no-name >"$model_file.part"
-    mv "$model_file.part" "$model_file"
+    "$python" -m training.weights.tarball "$manifest" "$model_file" --overwrite
 }
 
 # A file has its name only when it is whole.
-trap 'rm -f "$image_file.part" "$model_file.part"' EXIT
+trap 'rm -f "$image_file.part"' EXIT
 mkdir -p dist
 written=()
 if [ "$parts" != model ]; then export_image; written+=("$image_file"); fi

@@ -14,6 +14,8 @@ from petct.sockets import find_socket_files, is_platform_layout
 
 SCAN_FOLDERS = {Tracer.PSMA: "PSMA", Tracer.FDG: "FDG"}
 THRESHOLD_NAME = "threshold.json"
+TRUTH_STEM = "TTB"
+CORRECTED_STEM = "TTB_fixed"  # a corrected annotation, beside the original
 
 
 def read_case(folder: Path) -> Case:
@@ -69,7 +71,7 @@ def _scan_files(folder: Path, tracer: Tracer) -> ScanFiles:
         tracer=tracer,
         pet=_required_image(folder, f"{scan}/PET"),
         ct=_required_image(folder, f"{scan}/CT"),
-        organs=_image(folder, f"{scan}/totseg_24"),
+        organs=find_image(folder, f"{scan}/totseg_24"),
         threshold=CaseFile(threshold, f"{scan}/{THRESHOLD_NAME}"),
     )
     if not threshold.is_file():
@@ -78,14 +80,18 @@ def _scan_files(folder: Path, tracer: Tracer) -> ScanFiles:
 
 
 def _required_image(folder: Path, stem: str) -> CaseFile:
-    image = _image(folder, stem)
+    image = find_image(folder, stem)
     if image is None:
         raise CaseError(f"{stem}.nii.gz", "file is missing")
     return image
 
 
-def _image(folder: Path, stem: str) -> CaseFile | None:
-    """The image of that name in any of the formats, or None."""
+def find_image(folder: Path, stem: str) -> CaseFile | None:
+    """The image of a patient by its place without the file format (`PSMA/PET`), or None.
+
+    Raises:
+        CaseError: There is one in more than one format.
+    """
     names = [stem + suffix for suffix in IMAGE_SUFFIXES if (folder / (stem + suffix)).is_file()]
     if len(names) > 1:
         raise CaseError(stem, "must be one file", ", ".join(names))
@@ -98,5 +104,5 @@ def read_truth(folder: Path, tracer: Tracer) -> sitk.Image:
     Raises:
         CaseError: The file is missing or unreadable.
     """
-    truth = _required_image(folder, f"{SCAN_FOLDERS[tracer]}/TTB")
+    truth = _required_image(folder, f"{SCAN_FOLDERS[tracer]}/{TRUTH_STEM}")
     return read_image(truth.path, where=truth.where)

@@ -113,7 +113,7 @@ def model_json(
     mirroring_axes: tuple[int, ...],
     clip: ClipHU | None,
     stored_as: Precision,
-    provenance: Mapping[str, str],
+    provenance: Mapping[str, Any],
 ) -> str:
     """The text of `model.json`, as `read_packed_model` reads it.
 
@@ -122,7 +122,7 @@ def model_json(
         mirroring_axes: The network's spatial axes that training mirrored; left out of the file when there are none.
         clip: Limits that the CT was clipped to; left out of the file when it was not.
         stored_as: How the weights are stored.
-        provenance: Where the model comes from, for people.
+        provenance: Where the model comes from, for people; JSON values, nested or not.
     """
     content: dict[str, Any] = {"configuration": configuration}
     if mirroring_axes:
@@ -131,7 +131,7 @@ def model_json(
         content["ct_clip"] = {"low_hu": clip.low_hu, "high_hu": clip.high_hu}
     content["stored_as"] = str(stored_as)
     content["provenance"] = dict(provenance)
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def build_network(configuration: ConfigurationManager, dataset: Mapping[str, Any]) -> torch.nn.Module:

@@ -14,8 +14,10 @@ from petct.channels import ClipHU
 from petct.errors import CaseError
 from petct.manifest import Architecture, Member
 from segmentation.packed_model import build_network, load_fold, read_packed_model
-from segmentation.weight_files import check_member_files
+from segmentation.weight_files import check_files, check_member_files
 from tiny_nnunet import CONFIGURATION, make_member, make_results
+from training.__main__ import main
+from training.weights.code_version import code_version, package_versions
 from training.weights.pack import pack_model
 
 CHECKPOINT = "checkpoint_final.pth"
@@ -106,7 +108,14 @@ def test_what_the_model_was_trained_with_is_recorded(plain: Path, tmp_path: Path
     clipped = read_packed_model(replace(member, folder=tmp_path / "clipped"))
     assert clipped.clip == ClipHU(-900.5, 250.0)
     record = json.loads((tmp_path / "clipped" / "model.json").read_text())
-    assert record["provenance"] == {"trainer": "nnUNetTrainer", "data": "phantoms"}
+    assert record["provenance"] == {
+        "trainer": "nnUNetTrainer",
+        "data": "phantoms",
+        "checkpoint": "final",
+        "folds": {"0": {}},
+        "packed_by": code_version(),
+        "packed_with": package_versions(),
+    }
 
 
 def test_a_trainer_that_nnunet_does_not_know_and_no_mirroring(plain: Path, tmp_path: Path) -> None:
@@ -127,6 +136,34 @@ def test_an_existing_folder_is_kept_unless_told_otherwise(plain: Path, tmp_path:
     assert (destination / "old").exists()
     pack_plain(plain, destination, overwrite=True)
     assert not (destination / "old").exists()
+
+
+@pytest.mark.parametrize("renamings", [0, 1])
+def test_a_crash_keeps_the_old_folder(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamings: int
+) -> None:
+    before = pack_plain(plain, tmp_path / "packed")
+    rename, left = Path.rename, [renamings]
+
+    def rename_or_die(path: Path, target: Path) -> Path:
+        left[0] -= 1
+        if left[0] == -1:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        pack_plain(plain, tmp_path / "packed", overwrite=True, half=True)
+    check_files(tmp_path / "packed", before, where="packed")
+    assert [path.name for path in tmp_path.iterdir()] == ["packed"]
+
+
+def test_an_old_folder_that_a_killed_packing_set_aside_comes_back(plain: Path, tmp_path: Path) -> None:
+    before = pack_plain(plain, tmp_path / "packed")
+    (tmp_path / "packed").rename(tmp_path / ".packed.old")
+    with pytest.raises(CaseError, match="folder to pack into must not exist yet"):
+        pack_plain(plain, tmp_path / "packed")
+    check_files(tmp_path / "packed", before, where="packed")
 
 
 def change_checkpoint(results: Path, *, fold: int = 0, **changes: Any) -> None:
@@ -151,6 +188,16 @@ def test_weights_that_are_not_finite_are_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["results"]  # nothing half-written stays
 
 
+@pytest.mark.parametrize("clip", [("250", "-150"), ("5", "5"), ("5", "inf"), ("nan", "250")])
+def test_a_clip_of_the_command_must_rise(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], clip: tuple[str, str]
+) -> None:
+    arguments = ["pack-model", str(plain), "--folds", "0", "--output", str(tmp_path / "packed"), "--clip", *clip]
+    assert main(arguments) == 1
+    assert capsys.readouterr().err.startswith("--clip: must be two numbers that rise, got ")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_weights_of_another_network_are_refused(plain: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     shutil.copytree(plain, results)
@@ -167,6 +214,34 @@ def test_folds_of_two_trainings_are_refused(plain: Path, tmp_path: Path) -> None
     change_checkpoint(results, fold=1, inference_allowed_mirroring_axes=(0, 1, 2))
     with pytest.raises(CaseError, match="fold 1 must come from the same training as the first"):
         pack_plain(results, tmp_path / "packed", folds=(0, 1))
+
+
+@pytest.mark.parametrize(("key", "file"), [("plans", "plans.json"), ("dataset_json", "dataset.json")])
+def test_a_fold_of_other_plans_or_data_is_refused(plain: Path, tmp_path: Path, key: str, file: str) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(plain, results)
+    own = json.loads((results / file).read_text(encoding="utf-8"))
+    init_args = {"configuration": CONFIGURATION, "fold": 1, key: own | {"continue_training": True}}
+    change_checkpoint(results, fold=1, init_args=init_args)
+    pack_plain(results, tmp_path / "packed", folds=(0, 1))  # one that went on is of the same training
+    change_checkpoint(results, fold=1, init_args=init_args | {key: own | {"image_reader_writer": "NibabelIO"}})
+    rule = rf"fold 1: must be trained with the {file} beside it, which is of another training"
+    with pytest.raises(CaseError, match=rule):
+        pack_plain(results, tmp_path / "again", folds=(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [(b"", "must be readable"), (b"PK not a zip", "must be readable"), ({"network_weights": {}}, "must be nnU-Net's")],
+)
+def test_a_damaged_checkpoint_is_named(plain: Path, tmp_path: Path, content: Any, rule: str) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(plain, results)
+    path = results / "fold_1" / CHECKPOINT
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(CaseError, match=f"fold 1: {CHECKPOINT} {rule}"):
+        pack_plain(results, tmp_path / "packed", folds=(0, 1))
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
 
 def test_what_is_not_there_is_named(plain: Path, tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def test_the_first_lesion_is_seen_on_both_tracers(phantom: Phantom) -> None:
     ("seed", "size", "message"),
     [
         (-1, PhantomSize.DEMO, r"phantom: seed must be >= 0, got -1"),
-        (1, "huge", r"phantom: size must be one of demo, clinical, got 'huge'"),
+        (1, "huge", r"phantom: size must be one of tiny, demo, clinical, got 'huge'"),
     ],
 )
 def test_a_wrong_seed_or_size_is_refused(seed: int, size: PhantomSize, message: str) -> None:

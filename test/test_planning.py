@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,24 @@ def test_the_network_is_narrow_and_of_the_same_class(architecture: Architecture,
     with torch.no_grad():
         logits = network(torch.zeros(1, 2, *mine.patch_size))
     assert logits.shape == (1, 3, *PATCHES[architecture])
+
+
+def test_narrow_plans_appear_whole_or_not_at_all(
+    architecture: Architecture, preprocessed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = narrow_plans(preprocessed, architecture=architecture, network=NARROW)
+    before = (preprocessed / f"{name}.json").read_bytes()
+    held = sorted(path.name for path in preprocessed.iterdir())
+    assert not [path for path in held if path.endswith(".partial")]
+
+    def die(source: Path, target: Path) -> None:
+        assert json.loads(Path(source).read_text(encoding="utf-8"))["plans_name"] == name  # whole before it is moved
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        narrow_plans(preprocessed, architecture=architecture, network=replace(NARROW, batch_size=9))
+    assert (preprocessed / f"{name}.json").read_bytes() == before
 
 
 def test_nnunets_folders_are_made_and_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

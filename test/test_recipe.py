@@ -6,13 +6,15 @@ import pytest
 from petct.case import Tracer
 from petct.channels import OrganEncoding
 from petct.errors import CaseError
-from petct.manifest import Architecture
+from petct.manifest import Architecture, read_manifest
 from tiny_patients import write_recipe
 from training.datasets.descriptions import LESION_DATASETS, ORGAN_DATASET_ID
 from training.datasets.planning import NarrowNetwork
 from training.networks.recipe import NetworkRecipe, TrainerName, read_recipe
 
-SHIPPED = Path(__file__).resolve().parent.parent / "training" / "recipes" / "demo.toml"
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = ROOT / "training" / "recipes"
+SHIPPED = RECIPES / "demo.toml"
 
 
 def test_every_value_arrives_where_it_belongs(tmp_path: Path) -> None:
@@ -185,3 +187,40 @@ def test_the_shipped_networks_can_be_built() -> None:
         assert len(network.narrow.blocks) == stages
         assert all(size % 2 ** (stages - 1) == 0 for size in network.narrow.patch_zyx)
         assert min(network.epochs, network.narrow.batch_size) >= 1
+
+
+def test_the_papers_recipe_trains_what_its_manifest_runs() -> None:
+    manifest = read_manifest(ROOT / "resources" / "paper.toml")
+    for tracer in Tracer:
+        networks = [n for n in read_recipe(RECIPES / "paper.toml") if LESION_DATASETS[n.dataset].tracer is tracer]
+        assert [
+            (network.architecture, network.dataset, network.folds, network.weight) for network in networks
+        ] == [
+            (member.architecture, member.dataset_id, member.folds, member.weight)
+            for member in manifest.tracer(tracer).members
+        ]
+
+
+def test_the_papers_recipe_has_250_epochs_where_the_authors_say_so() -> None:
+    networks = read_recipe(RECIPES / "paper.toml")
+    assert all(network.narrow is None and network.epochs is None and network.iterations is None for network in networks)
+    assert {(network.dataset, network.folds): network.trainer for network in networks} == {
+        (801, (0,)): TrainerName.STANDARD,
+        (911, (3,)): TrainerName.STANDARD,
+        (921, (2,)): TrainerName.EPOCHS_250,
+        (802, (0,)): TrainerName.STANDARD,
+        (802, (1,)): TrainerName.STANDARD,
+        (912, (4,)): TrainerName.EPOCHS_250,
+        (922, (2,)): TrainerName.EPOCHS_250,
+    }
+
+
+def test_the_matrix_is_every_dataset_with_every_architecture_in_five_folds() -> None:
+    networks = read_recipe(RECIPES / "paper_matrix.toml")
+    trainings = [(n.dataset, n.architecture, n.trainer, fold) for n in networks for fold in n.folds]
+    assert len(trainings) == len(set(trainings)) == 2 * 4 * 3 * 5
+    assert {dataset for dataset, *_ in trainings} == set(LESION_DATASETS)
+    assert {architecture for _, architecture, *_ in trainings} == set(Architecture)
+    assert {trainer for *_, trainer, _ in trainings} == {TrainerName.STANDARD}
+    assert {fold for *_, fold in trainings} == set(range(5))
+    assert all(network.narrow is None for network in networks)

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import multiprocessing
-import multiprocessing.dummy
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 
 from petct.case import Tracer
 from petct.channels import build_channels
@@ -26,8 +23,8 @@ from segmentation.packed_model import Precision, read_packed_model
 from segmentation.totalsegmentator import check_organ_weights
 from segmentation.weight_files import check_files, check_member_files
 from tiny_patients import write_patients, write_recipe
+from tiny_training import quick_nnunet
 from training.__main__ import main
-from training.datasets import write
 from training.networks import trainer
 from training.networks.trainer import ShortTrainer
 
@@ -61,6 +58,11 @@ class Workplace:
     def manifest(self) -> Path:
         return self.root / "tiny.toml"
 
+    @property
+    def packing(self) -> dict[str, object]:
+        case = self.root / "patients" / "train_0003"
+        return {"base": BASE, "manifest": self.manifest, "warning": "For tests.", "case": case, **self.options}
+
     def checkpoint(self, dataset: str, plans: str) -> dict[str, Any]:
         folder = self.root / "nnunet" / "nnUNet_results" / dataset / f"ShortTrainer__{plans}__3d_fullres"
         content: dict[str, Any] = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=False)
@@ -70,20 +72,7 @@ class Workplace:
 @pytest.fixture(scope="module")
 def quick() -> Iterator[pytest.MonkeyPatch]:
     """What takes nnU-Net long and changes nothing that is looked at here."""
-
-    def sample_little(extractor: DatasetFingerprintExtractor, *arguments: Any, **options: Any) -> None:
-        init(extractor, *arguments, **options)
-        extractor.num_foreground_voxels_for_intensitystats = 10_000  # nnU-Net's 10 ** 8 take half a minute
-
-    init = DatasetFingerprintExtractor.__init__
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_n_proc_DA"):
-            patch.setenv(name, "")
-            patch.delenv(name)  # both are undone, and with them what the commands set
-        # Threads, because every process of nnU-Net's imports torch for seconds.
-        patch.setattr(multiprocessing, "get_context", lambda method: multiprocessing.dummy)
-        patch.setattr(write, "get_context", lambda method: multiprocessing.dummy)
-        patch.setattr(DatasetFingerprintExtractor, "__init__", sample_little)
+    with quick_nnunet() as patch:
         patch.setattr(trainer, "ITERATIONS_PER_EPOCH", ITERATIONS)
         threads = torch.get_num_threads()
         yield patch
@@ -113,8 +102,7 @@ def trained(quick: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory)
     quick.setattr(ShortTrainer, "on_epoch_start", note_epoch)
     quick.setattr(ShortTrainer, "on_epoch_end", end_epoch_and_die)
     workplace.epochs.append([])
-    with pytest.raises(KeyboardInterrupt):
-        run("train", threads=1, **workplace.options)
+    assert run("train", "--no-estimate", threads=1, **workplace.options) == 130  # as a shell shows Ctrl-C
     quick.setattr(ShortTrainer, "on_epoch_end", end_epoch)
     workplace.epochs.append([])
     assert run("train", threads=1, **workplace.options) == 0
@@ -123,7 +111,7 @@ def trained(quick: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def packed(trained: Workplace) -> Manifest:
-    assert run("pack", base=BASE, manifest=trained.manifest, warning="For tests.", **trained.options) == 0
+    assert run("pack", "--half", **trained.packing) == 0
     return read_manifest(trained.manifest)
 
 
@@ -142,15 +130,21 @@ def test_an_interrupted_training_goes_on_where_it_was(trained: Workplace) -> Non
     assert {int(state["step"]) for state in checkpoint["optimizer_state"]["state"].values()} == {3 * ITERATIONS}
 
 
-def test_what_is_trained_is_not_trained_again(trained: Workplace, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_trained_is_not_trained_again(
+    trained: Workplace, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     trained.epochs.append([])
-    with caplog.at_level(logging.INFO):
-        assert run("train", **trained.options, only=802) == 0
-    assert trained.epochs.pop() == []
-    assert [line for line in caplog.messages if "trained" in line] == [
-        "plain_802 fold 0 is trained already",
-        "plain_802 fold 1 is trained already",
+    assert run("train", **trained.options, only=802) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "job               state",
+        "plain_802_fold_0  finished",
+        "plain_802_fold_1  finished",
+        "0 of 2 are left: 2 finished.",
     ]
+    with caplog.at_level(logging.INFO):
+        assert run("train", **trained.options, only=802, folds=1) == 0
+    assert "plain_802 fold 1 is trained already" in caplog.messages
+    assert trained.epochs.pop() == []
 
 
 def test_the_packed_ensemble_is_the_recipes(packed: Manifest) -> None:
@@ -207,10 +201,10 @@ def test_the_packed_ensemble_predicts(packed: Manifest, trained: Workplace, trac
 def test_packing_again_replaces_only_when_told_to(
     packed: Manifest, trained: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = {"base": BASE, "manifest": trained.manifest, "warning": "For tests.", **trained.options}
-    assert run("pack", **options) == 1
-    assert capsys.readouterr().err.endswith("resenc_m_901: folder to pack into must not exist yet\n")
-    assert run("pack", "--overwrite", **options) == 0
+    assert run("pack", "--half", **trained.packing) == 1
+    error = "tiny.toml must not exist yet; --overwrite replaces it and its weights\n"
+    assert capsys.readouterr().err.endswith(error)
+    assert run("pack", "--half", "--overwrite", **trained.packing) == 0
     # TotalSegmentator's own format is a zip file, which two writings may not make alike.
     again = read_manifest(trained.manifest)
     assert (again.psma, again.fdg) == (packed.psma, packed.fdg)

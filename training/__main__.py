@@ -10,7 +10,21 @@ from importlib import import_module
 from petct.errors import CaseError
 
 # In the order in which a user needs them; each is a module of training.commands.
-COMMANDS = ("phantom", "dataset", "train", "pack", "pack-model", "judge", "picture")
+COMMANDS = (
+    "phantom",
+    "check",
+    "dataset",
+    "folds",
+    "train",
+    "predict-oof",
+    "fit-refinement",
+    "sweep",
+    "pack",
+    "pack-model",
+    "judge",
+    "ablate",
+    "picture",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

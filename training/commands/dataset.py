@@ -3,39 +3,65 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from pathlib import Path
 
-from petct.manifest import Architecture
 from training.commands.arguments import count, patient_folders
 
-HELP = "write, plan and preprocess nnU-Net data sets"
+HELP = "check patients, and write, plan and preprocess nnU-Net data sets of them"
+
+log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("numbers", type=int, nargs="+", help="801 802 901 902 921 922, or 298 for the organ network")
+    numbers = "801 802, 901 902, 911 912, 921 922, or 298 for the organ network"
+    parser.add_argument("numbers", type=int, nargs="+", help=numbers)
     parser.add_argument("--patients", type=Path, required=True, help="folder of train_XXXX")
     parser.add_argument("--nnunet", type=Path, required=True, help="folder for nnUNet_raw, _preprocessed and _results")
-    parser.add_argument("--processes", type=count, default=os.cpu_count())
+    parser.add_argument(
+        "--processes", type=count, default=os.cpu_count(), help="cases at the same time, fewer where memory is short"
+    )
+    parser.add_argument(
+        "--corrected",
+        type=Path,
+        help="folder with train_XXXX/{PSMA,FDG}/TTB_fixed or TTB, for 911 and 912; else TTB_fixed beside TTB is taken",
+    )
+    parser.add_argument("--clip-ct", action="store_true", help="clip the CT to the data set's 5th-95th percentile")
+    parser.add_argument("--leave-out", nargs="+", default=[], metavar="PATIENT", help="without these patients")
+    parser.add_argument(
+        "--leave-out-broken", action="store_true", help="without the patients that `check` finds broken"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="make data sets that are there anew")
+    parser.add_argument(
+        "--manifest",
+        type=Path,
+        default=Path("resources/paper.toml"),
+        help="whose TotalSegmentator computes missing organ maps (%(default)s)",
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="for TotalSegmentator (%(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from training.datasets.descriptions import dataset_name
-    from training.datasets.planning import plan_and_preprocess, set_nnunet_folders
-    from training.datasets.write import write_dataset
+    from training.datasets.build import BuildRequest, build_datasets
+    from training.datasets.build_report import report
 
     patients = patient_folders(options.patients)
-    for number in options.numbers:
-        dataset_name(number)  # one that does not exist is refused before hours go into the others
-    set_nnunet_folders(options.nnunet)
-    for number in options.numbers:
-        write_dataset(number, patients=patients, raw=options.nnunet / "nnUNet_raw", processes=options.processes)
-        plan_and_preprocess(
-            number,
-            architectures=Architecture,
-            preprocessed=options.nnunet / "nnUNet_preprocessed" / dataset_name(number),
-            processes=options.processes,
-        )
+    numbers = list(dict.fromkeys(options.numbers))
+    request = BuildRequest(
+        patients=tuple(patients),
+        nnunet=options.nnunet,
+        leave_out=frozenset(options.leave_out),
+        leaves_out_broken=options.leave_out_broken,
+        corrected=options.corrected,
+        is_ct_clipped=options.clip_ct,
+        overwrites=options.overwrite,
+        processes=options.processes,
+        manifest=options.manifest,
+        device=options.device,
+    )
+    log.info("makes %d data sets of %d patients in %s", len(numbers), len(patients), options.nnunet)
+    print(report(build_datasets(numbers, request)))
     return 0

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
+from petct.errors import CaseError
 from petct.manifest import Checkpoint
+from training.commands.pack import one_line
 
 HELP = "pack one nnU-Net results folder and print its digests"
 
@@ -20,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clip", type=float, nargs=2, metavar=("LOW_HU", "HIGH_HU"), help="what the training data's CT was clipped to"
     )
+    parser.add_argument("--licence", type=one_line, default="not stated", help="of the weights, e.g. CC-BY-4.0")
     parser.add_argument("--overwrite", action="store_true", help="replace a packed model that is there")
 
 
@@ -28,6 +32,8 @@ def run(options: argparse.Namespace) -> int:
     from petct.channels import ClipHU
     from training.weights.pack import pack_model
 
+    if options.clip and not -math.inf < options.clip[0] < options.clip[1] < math.inf:
+        raise CaseError("--clip", "must be two numbers that rise", f"{options.clip[0]:g} {options.clip[1]:g} HU")
     digests = pack_model(
         options.results,
         folds=options.folds,
@@ -35,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         destination=options.output,
         half=options.half,
         clip=ClipHU(low_hu=options.clip[0], high_hu=options.clip[1]) if options.clip else None,
-        provenance={},
+        provenance={"licence": options.licence},
         overwrite=options.overwrite,
     )
     print("# for the member's sha256 table in the manifest")

@@ -13,7 +13,7 @@ HELP = "make phantom patients in the training set's layout"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--size", choices=("demo", "clinical"), default="demo")
+    parser.add_argument("--size", choices=("tiny", "demo", "clinical"), default="demo")
     parser.add_argument("--seeds", type=seeds, required=True, help="e.g. 0-39; one patient per seed")
     parser.add_argument("--output", type=Path, required=True, help="folder for train_XXXX")
     parser.add_argument("--processes", type=count, default=os.cpu_count())

@@ -21,12 +21,14 @@ class LesionDataset:
         tracer: The tracer.
         encoding: How the organs are shown.
         is_corrected: Whether the truth is the corrected annotation, where a patient has one.
+        is_ct_clipped: Whether the CT is clipped to percentiles of the data set's, before nnU-Net normalises it.
     """
 
     number: int
     tracer: Tracer
     encoding: OrganEncoding
     is_corrected: bool
+    is_ct_clipped: bool = False  # the authors' eight are not; `dataset --clip-ct` makes one that is
 
     @property
     def name(self) -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from petct.manifest import Architecture
+from training.datasets.descriptions import dataset_name
+from training.datasets.staleness import begin_preprocessing, is_preprocessed, note_preprocessed
 
 CONFIGURATION = "3d_fullres"
 NNUNET_PLANS = {
@@ -16,6 +21,11 @@ NNUNET_PLANS = {
     Architecture.RESENC_M: "nnUNetResEncUNetMPlans",
     Architecture.RESENC_L: "nnUNetResEncUNetLPlans",
 }
+OUTPUT_NAME = "nnunet_output.txt"
+SAMPLED = "num_foreground_voxels_for_intensitystats"  # nnU-Net's name
+FINGERPRINT_VALUES = 2 * 10**8  # sampled for nnU-Net's statistics of intensities, all channels together
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,17 +53,21 @@ def set_nnunet_folders(root: Path) -> None:
         os.environ[name] = str(folder)
 
 
-def plan_and_preprocess(
-    number: int, *, architectures: Iterable[Architecture], preprocessed: Path, processes: int
-) -> None:
+def plan_and_preprocess(number: int, *, architectures: Iterable[Architecture], nnunet: Path, processes: int) -> None:
     """Fingerprint, plans for the given architectures, and the data that all three share.
+
+    What was made of the same raw data set is kept; what was made of a former version of it is made anew.
 
     Args:
         number: Data set number; its raw data set is there.
         architectures: Which plans to make.
-        preprocessed: Folder of the preprocessed data set.
+        nnunet: Folder with nnU-Net's three folders, in the environment already.
         processes: Worker processes.
+
+    Raises:
+        CaseError: The raw data set has no provenance.
     """
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
     from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
         nnUNetPlannerResEncL,
@@ -70,14 +84,40 @@ def plan_and_preprocess(
         Architecture.RESENC_M: nnUNetPlannerResEncM,
         Architecture.RESENC_L: nnUNetPlannerResEncL,
     }
-    extract_fingerprint_dataset(number, num_processes=processes, clean=False, verbose=False)
-    # The plain plans always: nnU-Net keeps the preprocessed data of all three under their name.
-    for architecture in {Architecture.PLAIN, *architectures}:
-        plan_experiment_dataset(number, planners[architecture])
-    done = preprocessed / "preprocessing_done"
-    if not done.exists():
+
+    class BoundedExtractor(DatasetFingerprintExtractor):  # type: ignore[misc]
+        """nnU-Net's extractor, which holds 10^8 voxels of every channel three times over: 12 GB for ten channels.
+
+        This one takes as many values in all as nnU-Net does for two channels; only the CT's are ever used.
+        """
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            channels = len(self.dataset_json["channel_names"])
+            own = float(getattr(self, SAMPLED))
+            setattr(self, SAMPLED, min(own, FINGERPRINT_VALUES // channels))
+
+    preprocessed = nnunet / "nnUNet_preprocessed" / dataset_name(number)
+    is_done = is_preprocessed(nnunet, number=number)
+    wanted = {Architecture.PLAIN, *architectures}
+    if is_done and all((preprocessed / f"{NNUNET_PLANS[architecture]}.json").is_file() for architecture in wanted):
+        log.info("%s is preprocessed already", preprocessed.name)
+        return
+    begin_preprocessing(nnunet, number=number)
+    # What nnU-Net prints are pages of plans; its progress bars go to stderr and stay.
+    with (preprocessed / OUTPUT_NAME).open("a", encoding="utf-8") as output, redirect_stdout(output):
+        log.info("%s: nnU-Net takes its fingerprint, %d cases at the same time", preprocessed.name, processes)
+        extract_fingerprint_dataset(
+            number, fingerprint_extractor_class=BoundedExtractor, num_processes=processes, clean=False, verbose=False
+        )
+        # The plain plans always: nnU-Net keeps the preprocessed data of all three under their name.
+        for architecture in sorted(wanted):
+            plan_experiment_dataset(number, planners[architecture])
+        if is_done:
+            return
+        log.info("%s: nnU-Net preprocesses, %d cases at the same time", preprocessed.name, processes)
         preprocess_dataset(number, NNUNET_PLANS[Architecture.PLAIN], (CONFIGURATION,), (processes,))
-        done.touch()
+    note_preprocessed(nnunet, number=number)
 
 
 def narrow_identifier(architecture: Architecture) -> str:
@@ -117,5 +157,7 @@ def narrow_plans(preprocessed: Path, *, architecture: Architecture, network: Nar
     configuration["batch_size"] = network.batch_size
     plans["plans_name"] = identifier
     plans["configurations"] = {CONFIGURATION: configuration}
-    (preprocessed / f"{identifier}.json").write_text(json.dumps(plans, indent=1), encoding="utf-8")
+    partial = preprocessed / f".{identifier}.json.partial"  # a training may be reading the one that is there
+    partial.write_text(json.dumps(plans, indent=1), encoding="utf-8")
+    os.replace(partial, preprocessed / f"{identifier}.json")
     return identifier

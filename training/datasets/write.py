@@ -4,105 +4,119 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
-from collections.abc import Callable, Sequence
-from multiprocessing import get_context
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import SimpleITK as sitk
-
 from petct.case import Tracer
-from petct.channels import OrganEncoding, build_channels, channel_names
+from petct.channels import ClipHU, channel_names
 from petct.errors import CaseError
-from petct.folders import read_case, read_truth
-from petct.geometry import check_same_grid, grid_of, resample_labels, to_array, to_image
 from petct.labels import Label
-from petct.organs import collapse
+from training.datasets.clipping import CLIP_PERCENTILES
 from training.datasets.descriptions import LESION_DATASETS, ORGAN_DATASET_ID, dataset_name
-from training.datasets.organ_images import organ_training_labels, organ_training_pair
+from training.datasets.organ_images import ORGAN_SPACING_MM, organ_training_labels
+from training.datasets.processes import in_processes
+from training.datasets.provenance import DatasetProvenance, dataset_digest, write_provenance
+from training.datasets.raw_cases import FILE_ENDING, PatientInputs, patient_inputs, write_patient
+from training.datasets.sources import Sources
 
-FILE_ENDING = ".mha"
+FORMAT = 1  # of what is made out of a patient's files; another number when that changes
 log = logging.getLogger(__name__)
 
 
-def write_dataset(number: int, *, patients: Sequence[Path], raw: Path, processes: int) -> Path:
-    """Write one data set into nnU-Net's raw folder; whole or not at all.
+def write_dataset(
+    number: int,
+    *,
+    patients: Sequence[Path],
+    left_out: Sequence[str],
+    raw: Path,
+    sources: Sources,
+    clip: ClipHU | None,
+    processes: int,
+    overwrite: bool,
+) -> DatasetProvenance:
+    """Write one data set into nnU-Net's raw folder, with its provenance; whole or not at all.
 
     Args:
         number: Data set number.
-        patients: Patient folders in the training set's layout, each with organ maps (`totseg_24.nii.gz`).
+        patients: Patient folders in the training set's layout.
+        left_out: Names of the patients that are not in it, for the provenance.
         raw: nnU-Net's `nnUNet_raw` folder.
+        sources: Where corrected annotations and computed organ maps are.
+        clip: What to clip the CT to, or None.
         processes: Cases written at the same time.
-
-    Returns:
-        The data set's folder. One that is already there is left as it is.
+        overwrite: Whether a data set that is there is replaced.
 
     Raises:
-        CaseError: A patient is broken, or has no organ map.
+        CaseError: The data set is there already, a patient is broken, or has no organ map where one is shown.
     """
     folder = raw / dataset_name(number)
-    if folder.exists():
-        log.info("%s is there already", folder.name)
-        return folder
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+    if folder.exists() and not overwrite:
+        raise CaseError(str(folder), "data set must not be there yet; --overwrite replaces it")
+    part, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
+    for leftover in (part, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     (part / "imagesTr").mkdir(parents=True)
     (part / "labelsTr").mkdir()
-    write: Callable[..., int] = _write_organ_cases if number == ORGAN_DATASET_ID else _write_lesion_case
     try:
-        with get_context("spawn").Pool(processes) as pool:
-            jobs = [pool.apply_async(write, (number, patient, part)) for patient in patients]
-            cases = 0
-            for job, patient in zip(jobs, patients, strict=True):
-                cases += job.get()
-                log.info("%s: %s, %d cases so far", folder.name, patient.name, cases)
-        _write_description(number, part, cases=cases)
-        part.rename(folder)
+        written = {}
+        job = partial(write_patient, number=number, sources=sources, clip=clip, folder=part)
+        for count, (patient, result) in enumerate(in_processes(job, patients, processes=processes), start=1):
+            if isinstance(result, Exception):
+                raise result
+            written[patient.name] = result
+            log.info("%s: %s (%d of %d)", folder.name, patient.name, count, len(patients))
+        provenance = DatasetProvenance(
+            patients=tuple(sorted(written)),
+            corrected=tuple(sorted(name for name, patient in written.items() if patient.is_corrected)),
+            left_out=tuple(sorted(left_out)),
+            organs_computed=tuple(sorted(name for name, patient in written.items() if patient.has_computed_organs)),
+            clip=clip,
+            sha256=_digest(number, written, is_clipped=clip is not None),
+        )
+        _write_description(number, part, cases=len(written) * _cases_per_patient(number))
+        write_provenance(part, provenance)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(part, folder)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return folder
+    return provenance
 
 
-def _write_lesion_case(number: int, patient: Path, folder: Path) -> int:
-    dataset = LESION_DATASETS[number]
-    scan = read_case(patient).scan(dataset.tracer)
-    grid = grid_of(scan.pet)
-    truth = read_truth(patient, dataset.tracer)
-    check_same_grid(grid_of(truth), grid, where=f"{patient.name} {dataset.tracer} TTB", name="the PET")
-    organs = None
-    if dataset.encoding is not OrganEncoding.NONE:
-        if scan.organs is None:
-            raise CaseError(f"{patient.name} {dataset.tracer}", "organ map totseg_24.nii.gz is missing")
-        organs = collapse(to_array(resample_labels(scan.organs, grid)))
-    channels = build_channels(
-        scan.pet, ct=scan.ct, organs=organs, suv_threshold=scan.suv_threshold, encoding=dataset.encoding, clip=None
-    )
-    for index, channel in enumerate(channels):
-        _write(to_image(channel, grid), folder / "imagesTr" / f"{patient.name}_{index:04d}{FILE_ENDING}")
-    ttb = to_array(truth) > 0
-    hot = to_array(scan.pet) >= scan.suv_threshold
-    labels = np.select([ttb, hot], [Label.TTB, Label.NORMAL], Label.BACKGROUND).astype(np.uint8)
-    _write(to_image(labels, grid), folder / "labelsTr" / f"{patient.name}{FILE_ENDING}")
-    return 1
+def current_digest(number: int, *, patients: Sequence[Path], sources: Sources, is_clipped: bool, processes: int) -> str:
+    """The digest that a data set of these patients would have now; nothing is written.
+
+    Raises:
+        CaseError: A file is missing or doubled.
+    """
+    looked_at = {}
+    for patient, result in in_processes(
+        partial(patient_inputs, number=number, sources=sources), patients, processes=processes
+    ):
+        if isinstance(result, Exception):
+            raise result
+        looked_at[patient.name] = result
+    return _digest(number, looked_at, is_clipped=is_clipped)
 
 
-def _write_organ_cases(number: int, patient: Path, folder: Path) -> int:
-    case = read_case(patient)
-    for tracer in Tracer:
-        scan = case.scan(tracer)
-        if scan.organs is None:
-            raise CaseError(f"{patient.name} {tracer}", "organ map totseg_24.nii.gz is missing")
-        ct, labels = organ_training_pair(scan.ct, organs=scan.organs)
-        name = f"{patient.name}_{tracer.value}"
-        _write(ct, folder / "imagesTr" / f"{name}_0000{FILE_ENDING}")
-        _write(labels, folder / "labelsTr" / f"{name}{FILE_ENDING}")
-    return len(Tracer)
+def _digest(number: int, written: Mapping[str, PatientInputs], *, is_clipped: bool) -> str:
+    description: dict[str, object] = {"format": FORMAT}
+    if number == ORGAN_DATASET_ID:
+        description |= {"spacing_mm": ORGAN_SPACING_MM, "labels": organ_training_labels()}
+    else:
+        dataset = LESION_DATASETS[number]
+        # The limits follow from the percentiles and the patients' files.
+        description |= asdict(dataset) | {"is_ct_clipped": is_clipped, "percentiles": CLIP_PERCENTILES}
+    return dataset_digest(description, inputs={name: patient.digests for name, patient in written.items()})
 
 
-def _write(image: sitk.Image, path: Path) -> None:
-    # Uncompressed: nnU-Net reads these once, and compressing ten channels costs more than anything else here.
-    sitk.WriteImage(image, str(path), useCompression=False)
+def _cases_per_patient(number: int) -> int:
+    return len(Tracer) if number == ORGAN_DATASET_ID else 1
 
 
 def _write_description(number: int, folder: Path, *, cases: int) -> None:

@@ -21,8 +21,12 @@ from training.phantoms.uptake import physiological_suv
 
 __all__ = ["Phantom", "PhantomScan", "PhantomSize", "generate_patient"]
 
-CANVAS_SPACING_MM = {PhantomSize.DEMO: 2.6, PhantomSize.CLINICAL: 1.75}
-OVERALL_SCALE = {PhantomSize.DEMO: (0.82, 0.90), PhantomSize.CLINICAL: (0.94, 1.08)}
+CANVAS_SPACING_MM = {PhantomSize.TINY: 2.6, PhantomSize.DEMO: 2.6, PhantomSize.CLINICAL: 1.75}
+OVERALL_SCALE = {
+    PhantomSize.TINY: (0.82, 0.90),
+    PhantomSize.DEMO: (0.82, 0.90),
+    PhantomSize.CLINICAL: (0.94, 1.08),
+}
 TABLE_GAP_MM = 4.0
 
 
@@ -53,7 +57,7 @@ class Phantom:
 
     Attributes:
         seed: what it was made from, together with `size`.
-        size: demo or clinical.
+        size: tiny, demo or clinical.
         psma: the PSMA scan.
         fdg: the FDG scan.
         psma_to_fdg: the transform that resamples PSMA (moving) onto FDG (fixed); as ITK defines it, it takes a point of

@@ -18,8 +18,9 @@ NOISE_SHARE = {Tracer.PSMA: (0.010, 0.030), Tracer.FDG: (0.008, 0.022)}
 
 
 class PhantomSize(StrEnum):
-    """Demo: small patients on small grids, for networks on a CPU; clinical: grids of real scanners."""
+    """Demo: grids for networks on a CPU; tiny: twice as coarse, to try commands; clinical: grids of real scanners."""
 
+    TINY = "tiny"
     DEMO = "demo"
     CLINICAL = "clinical"
 
@@ -60,9 +61,11 @@ def draw_scanner(
     to_scanner.SetTranslation([float(v) for v in shift])
     centre = middle + shift
     extent = high_mm_xyz - low_mm_xyz
-    if size is PhantomSize.DEMO:
+    if size is not PhantomSize.CLINICAL:
         pet_grid = _demo_pet_grid(rng, centre, extent)
         ct_grid = _demo_ct_grid(rng, centre, extent)
+        if size is PhantomSize.TINY:
+            pet_grid, ct_grid = _coarser(pet_grid, centre), _coarser(ct_grid, centre)
     else:
         pet_grid = _clinical_pet_grid(rng, centre, extent, tracer)
         ct_grid = _clinical_ct_grid(rng, pet_grid, centre)
@@ -91,6 +94,12 @@ def _demo_ct_grid(rng: np.random.Generator, centre: np.ndarray, extent: np.ndarr
     columns = int(np.clip(np.ceil((extent[0] + 12.0) / in_plane), 128, 156))
     depth = int(np.ceil((extent[2] + rng.uniform(-5.0, 20.0)) / slices))
     return _grid(centre + rng.normal(0.0, 2.0, 3), (depth, columns, columns), (slices, in_plane, in_plane))
+
+
+def _coarser(grid: Grid, centre: np.ndarray) -> Grid:
+    """Half the voxels along every axis, twice the size."""
+    shape = tuple(-(-voxels // 2) for voxels in grid.shape_zyx)
+    return _grid(centre, shape, tuple(2.0 * np.asarray(grid.spacing_mm_zyx)))
 
 
 def _clinical_pet_grid(rng: np.random.Generator, centre: np.ndarray, extent: np.ndarray, tracer: Tracer) -> Grid:

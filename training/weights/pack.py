@@ -6,6 +6,7 @@ Packing unpickles nnU-Net's checkpoints, and a pickle can run any code: pack onl
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from petct.channels import ClipHU
 from petct.errors import CaseError
 from segmentation.packed_model import Precision, build_network, model_json, own_tensors
 from segmentation.weight_files import DATASET_FILE, MODEL_FILE, PLANS_FILE, fold_file, sha256_of
+from training.weights.code_version import code_version, package_versions
+from training.weights.training_record import fold_record
 
 
 def pack_model(
@@ -27,7 +30,7 @@ def pack_model(
     folds: Sequence[int],
     destination: Path,
     clip: ClipHU | None,
-    provenance: Mapping[str, str],
+    provenance: Mapping[str, Any],
     checkpoint: str = "final",
     half: bool = False,
     overwrite: bool = False,
@@ -41,7 +44,7 @@ def pack_model(
         folds: The folds to pack, at least one.
         destination: The packed model's folder; it appears whole or not at all.
         clip: Limits that the CT was clipped to when the data set was built, or None.
-        provenance: Where the model comes from, for people; the trainer's name is added.
+        provenance: Where the model comes from, for people, as JSON values; trainer, folds and versions are added.
         checkpoint: `final` or `best`.
         half: Store the weights as float16, half the size, rounded to 11 bits.
         overwrite: Whether an existing destination is replaced.
@@ -50,11 +53,14 @@ def pack_model(
         sha256 hex digest per file, paths relative to the destination: a manifest's `sha256`.
 
     Raises:
-        CaseError: The destination exists, a file is missing, folds come from different trainings, or the weights do not
-            fit the plans or are not finite.
+        CaseError: The destination exists, a file is missing or damaged, folds come from different trainings, or the
+            weights do not fit the plans or are not finite.
     """
     if not folds:
         raise CaseError(str(results_folder), "at least one fold must be packed")
+    old = destination.with_name(f".{destination.name}.old")
+    if old.exists() and not destination.exists():
+        old.rename(destination)  # an earlier call was killed between the two renamings below
     if destination.exists() and not overwrite:
         raise CaseError(str(destination), "folder to pack into must not exist yet")
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -70,10 +76,14 @@ def pack_model(
             clip=clip,
             provenance=provenance,
         )
+        shutil.rmtree(old, ignore_errors=True)
         if destination.exists():
-            shutil.rmtree(destination)
+            destination.rename(old)
         partial.rename(destination)
     finally:
+        if old.exists() and not destination.exists():
+            old.rename(destination)
+        shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(partial, ignore_errors=True)
     files = sorted(path for path in destination.rglob("*") if path.is_file())
     return {path.relative_to(destination).as_posix(): sha256_of(path) for path in files}
@@ -87,13 +97,16 @@ def _write(
     checkpoint: str,
     precision: Precision,
     clip: ClipHU | None,
-    provenance: Mapping[str, str],
+    provenance: Mapping[str, Any],
 ) -> None:
     checkpoints = {fold: _load(results_folder, fold=fold, checkpoint=checkpoint) for fold in folds}
     training = _same_training(checkpoints, where=results_folder.name)
-    dataset = json.loads(_existing(results_folder / DATASET_FILE).read_text(encoding="utf-8"))
-    plans = PlansManager(str(_existing(results_folder / PLANS_FILE)))
-    network = build_network(plans.get_configuration(training["configuration"]), dataset)
+    dataset = _read_json(results_folder / DATASET_FILE)
+    plans_json = _read_json(results_folder / PLANS_FILE)
+    for fold, content in checkpoints.items():
+        _check_belongs(content, plans=plans_json, dataset=dataset, where=f"{results_folder.name} fold {fold}")
+    network = build_network(PlansManager(plans_json).get_configuration(training["configuration"]), dataset)
+    records = {}
     folder.mkdir()
     for name in (PLANS_FILE, DATASET_FILE):
         shutil.copyfile(results_folder / name, folder / name)
@@ -103,20 +116,41 @@ def _write(
         where = f"{results_folder.name} fold {fold}"
         save_file(_network_weights(network, content["network_weights"], precision=precision, where=where), path)
         path.chmod(0o644)  # safetensors keeps other users out, and the container runs as one
+        records[str(fold)] = fold_record(
+            content,
+            fold_folder=results_folder / f"fold_{fold}",
+            checkpoint_name=checkpoint,
+            labels=dataset["labels"],
+            where=where,
+        )
     text = model_json(
         configuration=training["configuration"],
         mirroring_axes=training["mirroring_axes"],
         clip=clip,
         stored_as=precision,
-        provenance={"trainer": training["trainer"], **provenance},
+        provenance={
+            "trainer": training["trainer"],
+            **provenance,
+            "checkpoint": checkpoint,
+            "folds": records,
+            "packed_by": code_version(),
+            "packed_with": package_versions(),
+        },
     )
     (folder / MODEL_FILE).write_text(text, encoding="utf-8")
 
 
 def _load(results_folder: Path, *, fold: int, checkpoint: str) -> dict[str, Any]:
     path = _existing(results_folder / f"fold_{fold}" / f"checkpoint_{checkpoint}.pth")
-    # nnU-Net's checkpoints hold more than tensors (its log, its arguments), so torch's safe unpickler refuses them.
-    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+    try:
+        # nnU-Net's checkpoints hold more than tensors (its log, its arguments), so torch's safe unpickler refuses them.
+        # Mapped, because several folds with their optimisers' states are more than a computer's memory may hold.
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CaseError(f"{results_folder.name} fold {fold}", f"{path.name} must be readable", str(error)) from error
+    keys = ("network_weights", "init_args", "trainer_name")
+    if not isinstance(content, dict) or any(key not in content for key in keys):
+        raise CaseError(f"{results_folder.name} fold {fold}", f"{path.name} must be nnU-Net's")
     return content
 
 
@@ -138,6 +172,21 @@ def _same_training(checkpoints: Mapping[int, Mapping[str, Any]], *, where: str) 
     return found[0]
 
 
+def _check_belongs(
+    content: Mapping[str, Any], *, plans: Mapping[str, Any], dataset: Mapping[str, Any], where: str
+) -> None:
+    """Refuse a fold that was trained before the plans or the data set were made again."""
+    for key, shared, file in (("plans", plans, PLANS_FILE), ("dataset_json", dataset, DATASET_FILE)):
+        own = content["init_args"].get(key)
+        if own is not None and _comparable(own) != _comparable(shared):
+            raise CaseError(where, f"must be trained with the {file} beside it, which is of another training")
+
+
+def _comparable(content: Mapping[str, Any]) -> str:
+    """As text, without what differs between a training that went on and one that did not."""
+    return json.dumps({key: value for key, value in content.items() if key != "continue_training"}, sort_keys=True)
+
+
 def _network_weights(
     network: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, precision: Precision, where: str
 ) -> dict[str, torch.Tensor]:
@@ -153,6 +202,16 @@ def _network_weights(
             raise CaseError(where, f"tensor {name} must be finite as {precision}", "NaN or infinity")
         stored[name] = values.clone()  # the next fold goes into the same network
     return stored
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_existing(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CaseError(path.name, f"must be JSON in UTF-8: {path}", str(error)) from error
+    if not isinstance(content, dict):
+        raise CaseError(path.name, f"must hold a JSON object: {path}")
+    return content
 
 
 def _existing(path: Path) -> Path:
