@@ -11,8 +11,8 @@ from petct.case import Tracer
 from petct.folders import read_truth
 from petct.geometry import to_array, to_image
 from training.datasets.descriptions import ORGAN_DATASET_ID, dataset_name
-from training.datasets.folds import dataset_file, splits_of
-from training.datasets.patient_traits import ScanTraits
+from training.folds.patient_traits import ScanTraits
+from training.folds.splits import dataset_file, splits_of
 
 NAMES = tuple(f"train_{n:04d}" for n in range(1, 8))
 SPLITS = splits_of([NAMES[0::3], NAMES[1::3], NAMES[2::3]])  # 3, 2 and 2 patients

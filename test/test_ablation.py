@@ -28,14 +28,14 @@ from petct.organs import label_number
 from tiny_nnunet import make_member, make_results
 from training.commands import ablate
 from training.networks.recipe import read_recipe
-from training.studies.ablation import collect, find_keys, measure_patients
-from training.studies.ablation_effects import Findings, Verdict, count_chance, find_effects
-from training.studies.ablation_page import page_text
-from training.studies.ablation_patient import blend, measure_patient, predict_networks
-from training.studies.ablation_questions import plan_study
-from training.studies.ablation_report import write_report
-from training.studies.ablation_rows import COLUMNS, Row, read_rows, write_rows
-from training.studies.ablation_variants import Comparison, Study, Variant, network_of, variant_key
+from training.studies.ablation.effects import Findings, Verdict, count_chance, find_effects
+from training.studies.ablation.page import page_text
+from training.studies.ablation.patient import blend, measure_patient, predict_networks
+from training.studies.ablation.questions import plan_study
+from training.studies.ablation.report import write_report
+from training.studies.ablation.rows import COLUMNS, Row, read_rows, write_rows
+from training.studies.ablation.study import collect, find_keys, measure_patients
+from training.studies.ablation.variants import Comparison, Study, Variant, network_of, variant_key
 from whole_case import PET_GRIDS, REFINEMENT, SPOTS, Models, stand_in_models, write_case, write_manifest
 
 RECIPES = Path(__file__).resolve().parent.parent / "training" / "recipes"

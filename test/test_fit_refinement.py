@@ -17,11 +17,12 @@ from petct.manifest import Refinement, read_manifest
 from postprocessing.lesions import Lesion
 from postprocessing.refine import probability_of
 from training.__main__ import main
-from training.studies import refinement_fit, refinement_scores
-from training.studies.out_of_fold_lesions import JudgedLesion, read_lesions, write_lesions
-from training.studies.out_of_fold_record import CaseRecord, rules_of, write_record
-from training.studies.refinement_fit import FEATURES, check_enough, cross_fit, fit, held_out_probabilities
-from training.studies.refinement_scores import dropped, score, without_rules
+from training.studies.out_of_fold.lesions import JudgedLesion, read_lesions, write_lesions
+from training.studies.out_of_fold.record import CaseRecord, rules_of, write_record
+from training.studies.refinement import fit as refinement_fit
+from training.studies.refinement import scores as refinement_scores
+from training.studies.refinement.fit import FEATURES, check_enough, cross_fit, fit, held_out_probabilities
+from training.studies.refinement.scores import dropped, score, without_rules
 from whole_case import stand_in_models, write_manifest
 
 TRUE = Refinement(

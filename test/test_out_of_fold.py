@@ -20,11 +20,11 @@ from tiny_nnunet import make_results
 from tiny_patients import DISEASE, NORMAL, write_patients, write_recipe
 from training.__main__ import main
 from training.datasets.descriptions import dataset_name
-from training.datasets.folds import dataset_file, splits_of, write_splits
 from training.datasets.provenance import DatasetProvenance, write_provenance
-from training.studies.out_of_fold_lesions import COLUMNS, JudgedLesion, read_lesions
-from training.studies.out_of_fold_probabilities import FLOOR, candidates_of, read_candidates, write_candidates
-from training.studies.out_of_fold_record import read_record
+from training.folds.splits import dataset_file, splits_of, write_splits
+from training.studies.out_of_fold.lesions import COLUMNS, JudgedLesion, read_lesions
+from training.studies.out_of_fold.probabilities import FLOOR, candidates_of, read_candidates, write_candidates
+from training.studies.out_of_fold.record import read_record
 
 PATIENTS = 6
 VALIDATION = (("train_0000", "train_0004"), ("train_0002", "train_0005"), ("train_0001", "train_0003"))

@@ -247,6 +247,17 @@ def test_the_first_lesion_is_seen_on_both_tracers(phantom: Phantom) -> None:
     assert first.volume_ml > 0
 
 
+def test_a_tiny_patient_is_the_demo_patient_seen_twice_as_coarsely(phantom: Phantom) -> None:
+    tiny = generate_patient(SEED, size=PhantomSize.TINY)
+    for tracer in Tracer:
+        mine, demo = grid_of(tiny.scan(tracer).pet), grid_of(phantom.scan(tracer).pet)
+        assert mine.shape_zyx == tuple(-(-voxels // 2) for voxels in demo.shape_zyx)
+        np.testing.assert_allclose(mine.spacing_mm_zyx, 2.0 * np.array(demo.spacing_mm_zyx), atol=1e-4)
+        coarse_ml = to_array(tiny.scan(tracer).truth).sum() * mine.voxel_ml
+        fine_ml = to_array(phantom.scan(tracer).truth).sum() * demo.voxel_ml
+        assert coarse_ml == pytest.approx(fine_ml, rel=0.5)
+
+
 @pytest.mark.parametrize(
     ("seed", "size", "message"),
     [

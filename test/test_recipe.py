@@ -193,9 +193,7 @@ def test_the_papers_recipe_trains_what_its_manifest_runs() -> None:
     manifest = read_manifest(ROOT / "resources" / "paper.toml")
     for tracer in Tracer:
         networks = [n for n in read_recipe(RECIPES / "paper.toml") if LESION_DATASETS[n.dataset].tracer is tracer]
-        assert [
-            (network.architecture, network.dataset, network.folds, network.weight) for network in networks
-        ] == [
+        assert [(network.architecture, network.dataset, network.folds, network.weight) for network in networks] == [
             (member.architecture, member.dataset_id, member.folds, member.weight)
             for member in manifest.tracer(tracer).members
         ]

@@ -18,11 +18,11 @@ from petct.geometry import Grid, to_image
 from petct.manifest import TracerSettings, read_manifest
 from petct.organs import Organ
 from training.__main__ import main
-from training.studies.out_of_fold_probabilities import candidates_of, write_candidates
-from training.studies.out_of_fold_record import CaseRecord, rules_of, write_record
-from training.studies.threshold_sweep import sweep_scan
-from training.studies.threshold_sweep_choice import BEST, HONEST, MANIFEST, choices, choices_table
-from training.studies.threshold_sweep_patients import TracerSweep
+from training.studies.out_of_fold.probabilities import candidates_of, write_candidates
+from training.studies.out_of_fold.record import CaseRecord, rules_of, write_record
+from training.studies.sweep.choice import BEST, HONEST, MANIFEST, choices, choices_table
+from training.studies.sweep.limits import sweep_scan
+from training.studies.sweep.patients import TracerSweep
 
 GRID = Grid(
     shape_zyx=(19, 26, 23),

@@ -20,13 +20,13 @@ from petct.errors import CaseError
 from petct.geometry import grid_of, to_array, to_image
 from petct.organs import label_number
 from training.__main__ import main
-from training.datasets import check
-from training.datasets.check import broken_patients, check_patient, check_patients
-from training.datasets.check_tracer import check_tracer
-from training.datasets.findings import Finding, Findings, Severity, summary, table
-from training.datasets.memory import checking_bytes, preprocessing_bytes, writing_bytes
-from training.datasets.processes import affordable_processes, in_processes, usable_memory_bytes
+from training.checks import patients as check
+from training.checks.findings import Finding, Findings, Severity, summary, table
+from training.checks.patients import broken_patients, check_patient, check_patients
+from training.checks.tracer import check_tracer
+from training.memory import checking_bytes, preprocessing_bytes, writing_bytes
 from training.phantoms import PhantomSize, generate_patient, write_patient
+from training.processes import affordable_processes, in_processes, usable_memory_bytes
 
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
 Expected = tuple[tuple[str, Severity, str], ...]

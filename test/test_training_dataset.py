@@ -19,7 +19,7 @@ from petct.geometry import grid_of, to_array, to_image
 from petct.manifest import OrganSettings, read_manifest
 from tiny_patients import write_patients
 from training.__main__ import main
-from training.datasets import build, organ_maps
+from training.datasets import build, organ_maps, planning
 from training.datasets.descriptions import dataset_name
 from training.datasets.provenance import read_provenance
 from training.datasets.staleness import outdated_results
@@ -512,11 +512,26 @@ def test_processes_are_as_many_as_memory_allows(
 def test_fingerprints_hold_as_many_values_for_ten_channels_as_for_two(
     nnunet: NnUNet, patients: Path, monkeypatch: pytest.MonkeyPatch, number: int, voxels: int
 ) -> None:
+    monkeypatch.setattr(planning, "FINGERPRINT_DRAWS", 10**9)  # as if there were as many voxels as in patients
+    assert fingerprint_voxels(nnunet, patients, monkeypatch, number=number) == voxels
+
+
+def test_a_small_data_sets_voxels_are_not_drawn_thousands_of_times(
+    nnunet: NnUNet, patients: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = fingerprint_voxels(nnunet, patients, monkeypatch, number=801)
+    labels = (nnunet.root / "nnUNet_raw" / dataset_name(801) / "labelsTr").iterdir()
+    labelled = sum(np.count_nonzero(sitk.GetArrayFromImage(sitk.ReadImage(str(file)))) for file in labels)
+    assert labelled > 0
+    assert drawn == 100 * labelled
+
+
+def fingerprint_voxels(nnunet: NnUNet, patients: Path, monkeypatch: pytest.MonkeyPatch, *, number: int) -> float:
+    """How many voxels nnU-Net is told to draw for its statistics."""
     assert run(nnunet, patients, number) == 0
     monkeypatch.setattr(extractor_module, "nnUNet_raw", str(nnunet.root / "nnUNet_raw"))
     assert nnunet.extractor is not None
-    extractor = nnunet.extractor(dataset_name(number), 1)
-    assert extractor.num_foreground_voxels_for_intensitystats == voxels
+    return float(nnunet.extractor(dataset_name(number), 1).num_foreground_voxels_for_intensitystats)
 
 
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,8 @@ from fold_cases import NAMES, OTHER_SPLITS, SPLITS, make_dataset, trained
 from petct.case import Tracer
 from petct.errors import CaseError
 from training.datasets.descriptions import DATASET_NUMBERS, LESION_DATASETS, ORGAN_DATASET_ID
-from training.datasets.folds import (
+from training.folds.in_place import put_splits
+from training.folds.splits import (
     Fold,
     dataset_file,
     ensure_splits,
@@ -24,7 +25,6 @@ from training.datasets.folds import (
     validation_patients,
     write_splits,
 )
-from training.datasets.folds_in_place import put_splits
 
 # Splits: nnU-Net's format
 

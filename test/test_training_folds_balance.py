@@ -7,15 +7,15 @@ import pytest
 
 from fold_cases import scan_traits
 from petct.errors import CaseError
-from training.datasets.balanced_folds import balanced_folds, measure_balance
-from training.datasets.folds import (
+from training.folds.balance import balanced_folds, measure_balance
+from training.folds.patient_traits import PatientTraits
+from training.folds.report import balance_table, fold_table
+from training.folds.splits import (
     Splits,
     patients_of,
     splits_of,
 )
-from training.datasets.folds_report import balance_table, fold_table
-from training.datasets.folds_traits import Trait, standardised, traits_of
-from training.datasets.patient_traits import PatientTraits
+from training.folds.traits import Trait, standardised, traits_of
 
 
 def random_traits(patients: int, *, count: int, seed: int = 0) -> list[Trait]:

@@ -7,9 +7,9 @@ import pytest
 from fold_cases import edit_truth, make_dataset, one_by_one, trained
 from tiny_patients import write_patients
 from training.__main__ import main
-from training.datasets import patient_traits
 from training.datasets.descriptions import DATASET_NUMBERS
-from training.datasets.folds import (
+from training.folds import patient_traits
+from training.folds.splits import (
     master_file,
     patients_of,
     read_splits,

@@ -12,9 +12,9 @@ from petct.case import Tracer
 from petct.folders import read_truth
 from petct.geometry import Grid, to_array, to_image
 from tiny_patients import write_patient, write_patients
-from training.datasets import patient_traits
-from training.datasets.folds_traits import Trait, standardised, traits_of
-from training.datasets.patient_traits import PatientTraits, grid_class, measure_patient, measure_patients
+from training.folds import patient_traits
+from training.folds.patient_traits import PatientTraits, grid_class, measure_patient, measure_patients
+from training.folds.traits import Trait, standardised, traits_of
 from whole_case import nearest
 
 LIVER, SPLEEN = 5, 1

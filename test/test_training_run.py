@@ -312,9 +312,7 @@ def test_a_network_that_cannot_be_measured_is_said_so(
     assert not any((nnunet / "nnUNet_results").rglob("*.pth"))
 
 
-def test_a_fold_beyond_the_splits_is_refused(
-    nnunet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fold_beyond_the_splits_is_refused(nnunet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = write_recipe(tmp_path / "recipe.toml", OWN | {"folds": [0, 7]})
     expected = "plain_801 fold 7: fold must be one of Dataset801_PSMA_PET_none's 5, 0-4, got 7"
     assert refusal(capsys, recipe, nnunet) == expected

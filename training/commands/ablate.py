@@ -43,10 +43,10 @@ def run(options: argparse.Namespace) -> int:
     from inference import OrganSource, choose_device
     from petct.manifest import read_manifest
     from segmentation.weight_files import check_member_files
-    from training.studies.ablation import collect, find_keys, measure_patients
-    from training.studies.ablation_questions import plan_study
-    from training.studies.ablation_report import write_report
-    from training.studies.ablation_rows import read_rows
+    from training.studies.ablation.questions import plan_study
+    from training.studies.ablation.report import write_report
+    from training.studies.ablation.rows import read_rows
+    from training.studies.ablation.study import collect, find_keys, measure_patients
 
     if options.output.exists() and not options.overwrite:
         raise CaseError(str(options.output), "must not exist yet without --overwrite")

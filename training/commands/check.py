@@ -24,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns 1 when a patient is broken, 0 otherwise, warnings or not."""
-    from training.datasets.check import check_patients
-    from training.datasets.findings import has_error, summary, table, write_csv
-    from training.datasets.memory import checking_bytes
-    from training.datasets.processes import affordable_processes
+    from training.checks.findings import has_error, summary, table, write_csv
+    from training.checks.patients import check_patients
+    from training.memory import checking_bytes
+    from training.processes import affordable_processes
 
     if options.csv and not options.csv.resolve().parent.is_dir():
         raise CaseError("--csv", "folder must exist", str(options.csv.parent))

@@ -26,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from petct.manifest import read_manifest
-    from training.studies.refinement_plot import draw_study
-    from training.studies.refinement_report import check_place, record_file, study_table, write_refined_manifest
-    from training.studies.refinement_study import study_refinement, write_study_csv
+    from training.studies.refinement.plot import draw_study
+    from training.studies.refinement.report import check_place, record_file, study_table, write_refined_manifest
+    from training.studies.refinement.study import study_refinement, write_study_csv
 
     manifest = read_manifest(options.manifest)
     check_place(options.output, manifest=manifest)

@@ -32,12 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from training.datasets.balanced_folds import balanced_folds, measure_balance
-    from training.datasets.folds import read_splits
-    from training.datasets.folds_in_place import put_splits, restrict_splits
-    from training.datasets.folds_report import balance_table, fold_table, write_patients
-    from training.datasets.folds_traits import traits_of
-    from training.datasets.patient_traits import measure_patients
+    from training.folds.balance import balanced_folds, measure_balance
+    from training.folds.in_place import put_splits, restrict_splits
+    from training.folds.patient_traits import measure_patients
+    from training.folds.report import balance_table, fold_table, write_patients
+    from training.folds.splits import read_splits
+    from training.folds.traits import traits_of
 
     if options.csv and options.csv.exists() and not options.overwrite:
         raise CaseError(str(options.csv), "table is there already; --overwrite replaces it")

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     from inference import OrganSource, choose_device
     from petct.manifest import read_manifest
     from training.networks.recipe import read_recipe
-    from training.studies.out_of_fold import predict_out_of_fold
+    from training.studies.out_of_fold.predict import predict_out_of_fold
 
     patients = patient_folders(options.patients)
     if unknown := sorted(set(options.only or ()) - {patient.name for patient in patients}):

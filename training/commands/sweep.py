@@ -27,10 +27,10 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from petct.case import Tracer
     from petct.manifest import read_manifest
-    from training.studies.out_of_fold_record import read_records
-    from training.studies.threshold_sweep_choice import choices_table
-    from training.studies.threshold_sweep_patients import sweep_tracer, write_sweep
-    from training.studies.threshold_sweep_plot import draw_sweep
+    from training.studies.out_of_fold.record import read_records
+    from training.studies.sweep.choice import choices_table
+    from training.studies.sweep.patients import sweep_tracer, write_sweep
+    from training.studies.sweep.plot import draw_sweep
 
     if not 0.01 <= options.step <= 0.5:
         raise CaseError("--step", "must be within 0.01-0.5", f"{options.step}")

@@ -11,19 +11,19 @@ from petct.case import Tracer
 from petct.channels import ClipHU, OrganEncoding, channel_names
 from petct.errors import CaseError
 from petct.manifest import Architecture, read_manifest
-from training.datasets.check import broken_patients, check_patients
+from training.checks.findings import Severity
+from training.checks.patients import broken_patients, check_patients
 from training.datasets.clipping import clip_limits
 from training.datasets.descriptions import LESION_DATASETS, ORGAN_DATASET_ID, dataset_name
-from training.datasets.findings import Severity
-from training.datasets.folds import ensure_splits
-from training.datasets.memory import checking_bytes, preprocessing_bytes, writing_bytes
 from training.datasets.organ_maps import compute_maps, missing_maps
 from training.datasets.planning import plan_and_preprocess, set_nnunet_folders
-from training.datasets.processes import affordable_processes
 from training.datasets.provenance import DatasetProvenance, read_provenance
 from training.datasets.sources import Sources, count_corrected
 from training.datasets.staleness import forget_preprocessed, note_former_version, outdated_results
 from training.datasets.write import current_digest, write_dataset
+from training.folds.splits import ensure_splits
+from training.memory import checking_bytes, preprocessing_bytes, writing_bytes
+from training.processes import affordable_processes
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from petct.case import Tracer
 from petct.channels import ClipHU
 from petct.errors import CaseError
 from petct.geometry import grid_of, resample_ct, to_array
-from training.datasets.processes import in_processes
 from training.datasets.sources import Sources, read_named_scan, scan_files
+from training.processes import in_processes
 
 CLIP_PERCENTILES = (5.0, 95.0)  # the paper's
 HISTOGRAM_HU = (-4096, 4096)  # a bin for each whole HU; what lies outside counts in the last one

@@ -18,10 +18,10 @@ from petct.labels import Label
 from training.datasets.clipping import CLIP_PERCENTILES
 from training.datasets.descriptions import LESION_DATASETS, ORGAN_DATASET_ID, dataset_name
 from training.datasets.organ_images import ORGAN_SPACING_MM, organ_training_labels
-from training.datasets.processes import in_processes
 from training.datasets.provenance import DatasetProvenance, dataset_digest, write_provenance
 from training.datasets.raw_cases import FILE_ENDING, PatientInputs, patient_inputs, write_patient
 from training.datasets.sources import Sources
+from training.processes import in_processes
 
 FORMAT = 1  # of what is made out of a patient's files; another number when that changes
 log = logging.getLogger(__name__)

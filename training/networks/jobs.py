@@ -137,14 +137,10 @@ def is_validated(job: Job, *, nnunet: Path) -> bool:
 
 def wants_validation(network: NetworkRecipe, validation: Validation) -> bool:
     """Whether a network's trainings end with a validation."""
-    return validation is Validation.ALL or (
-        validation is Validation.OWN and network.trainer is not TrainerName.SHORT
-    )
+    return validation is Validation.ALL or (validation is Validation.OWN and network.trainer is not TrainerName.SHORT)
 
 
-def choose_jobs(
-    networks: Sequence[NetworkRecipe], *, only: Sequence[str], folds: Sequence[int]
-) -> tuple[Job, ...]:
+def choose_jobs(networks: Sequence[NetworkRecipe], *, only: Sequence[str], folds: Sequence[int]) -> tuple[Job, ...]:
     """The jobs of a recipe, in its order.
 
     Args:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from petct.errors import CaseError
 from training.datasets.descriptions import dataset_name
-from training.datasets.folds import dataset_file, ensure_splits
 from training.datasets.planning import NNUNET_PLANS
 from training.datasets.provenance import PROVENANCE_NAME
 from training.datasets.staleness import DONE_NAME, is_preprocessed, outdated_results
+from training.folds.splits import dataset_file, ensure_splits
 from training.networks.jobs import Job
 from training.networks.locks import held
 

@@ -18,8 +18,8 @@ import torch
 
 from petct.errors import CaseError
 from training.datasets.descriptions import dataset_name
-from training.datasets.folds import SPLITS_NAME
 from training.datasets.planning import CONFIGURATION, narrow_plans
+from training.folds.splits import SPLITS_NAME
 from training.networks.checkpoints import FINAL, resume_point, write_whole
 from training.networks.environment import LOADER_PROCESSES, variable
 from training.networks.jobs import Job, is_trained, is_validated, plans_name, results_folder

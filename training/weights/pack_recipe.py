@@ -88,8 +88,8 @@ def pack_recipe(
     check_target(manifest, overwrite=overwrite)
     if tarball is not None:
         check_tarball(tarball, overwrite=overwrite)
-    _check_networks(networks, nnunet=nnunet)
     rules = read_manifest(base)
+    _check_networks(networks, nnunet=nnunet)
     organ_weights = _organ_weights(networks, given=organs, base=rules.organs)
     has_organs = organ_weights is not None
     trial = make_trial_case() if case is None else read_trial_case(case)

@@ -1,0 +1,1 @@
+"""What is wrong with a patient's files, before anything is trained on them."""

@@ -1,0 +1,1 @@
+"""Five folds of patients that are alike, the same for all data sets."""

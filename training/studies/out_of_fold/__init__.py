@@ -1,0 +1,1 @@
+"""Every training patient predicted by the networks that have not seen him."""

@@ -1,0 +1,1 @@
+"""The classifier of FDG lesions: fitted, and judged on patients held out."""

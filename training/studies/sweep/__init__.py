@@ -1,0 +1,1 @@
+"""Scores over the limits on P(ttb) and P(normal)."""
