@@ -13,4 +13,5 @@ echo "mypy"
 echo "pytest"
 # The test volumes are small: more threads than one only wait for each other.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec .venv/bin/python -m pytest "$@"
+# A module's tests share what they have trained, so they stay in one process.
+exec .venv/bin/python -m pytest --numprocesses auto --dist loadfile "$@"

@@ -30,7 +30,7 @@ from training.studies.refinement.fit import (
 )
 from training.studies.refinement.scores import Scores, score
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "resources" / "paper.toml"
+PUBLISHED = Path(__file__).resolve().parents[3] / "resources" / "paper.toml"
 PAPER_SENSITIVITY, PAPER_SPECIFICITY = 0.96, 0.99  # the paper's claim, on the lesions that it was fitted on
 SEED = 20260
 
