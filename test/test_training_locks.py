@@ -64,7 +64,7 @@ def test_a_dead_process_lock_is_taken_over_and_said_so(tmp_path: Path, caplog: p
 def test_a_forked_process_does_not_keep_the_lock_of_a_dead_one(tmp_path: Path) -> None:
     # As nnU-Net's loaders outlive a training that is killed.
     lock = tmp_path / ".fold_0.lock"
-    script = HOLD.replace("    sys.stdin", "    import os\n    os.fork() or time.sleep(60)\n    sys.stdin")
+    script = HOLD.replace('    print("held"', '    import os\n    os.fork() or time.sleep(60)\n    print("held"')
     command = [sys.executable, "-c", script, str(lock)]
     process = subprocess.Popen(
         command, cwd=CODE_FOLDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True

@@ -64,6 +64,14 @@ def no_results(nnunet: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         path.rmdir() if path.is_dir() else path.unlink()
 
 
+@pytest.fixture
+def short_scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for temporary files with a short name: torch's sockets in it may not have more than 108 bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
 def train(recipe: Path, nnunet: Path, *options: object, device: str = "cpu") -> int:
     arguments = ["train", "--recipe", recipe, "--nnunet", nnunet, "--device", device, "--threads", 1, *options]
     return main([str(argument) for argument in arguments])
@@ -80,11 +88,8 @@ def folder_of(recipe: Path, nnunet: Path, *, fold: int = 0) -> Path:
 
 
 def test_the_real_trainer_trains_and_validates_and_is_not_asked_twice(
-    nnunet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    nnunet: Path, tmp_path: Path, short_scratch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     recipe = write_recipe(tmp_path / "recipe.toml", OWN)
     assert train(recipe, nnunet) == 0
     printed = capsys.readouterr().out.splitlines()
@@ -93,7 +98,7 @@ def test_the_real_trainer_trains_and_validates_and_is_not_asked_twice(
     assert [match[1] for match in rows] == ["0", "1"]
     assert all(0 < float(match[2]) < 60 for match in rows)
     assert printed[-1] == "2 done, 0 in training by another process, 0 failed"
-    assert [path for path in scratch.iterdir() if path.name.startswith("estimate_")] == []
+    assert [path for path in short_scratch.iterdir() if path.name.startswith("estimate_")] == []
     results = folder_of(recipe, nnunet).parent
     assert [path.name for path in results.parent.iterdir()] == ["nnUNetTrainer__nnUNetPlansNarrow__3d_fullres"]
     assert sorted(path.name for path in results.glob("[.f]*")) == ["fold_0", "fold_1"]
