@@ -27,6 +27,12 @@ export PATIENTS=$folder/patients HELD_OUT=$folder/held_out NNUNET=$folder/nnunet
 export MATRIX=test/walk/matrix.toml RECIPE=test/walk/final.toml FOLDS=2 DEVICE=cpu
 export ORGANS=resources/demo/totalsegmentator ORGAN_TASK=fastest
 
+# Limits at which untrained networks call nearly all uptake disease, so that there are lesions of both kinds to fit.
+export BASE=$folder/base.toml
+mkdir -p "$folder"
+sed -E 's/^ttb_probability .*/ttb_probability = 0.01/; s/^normal_probability .*/normal_probability = 1.0/' \
+    resources/paper.toml >"$BASE"
+
 say "phantoms in $folder"
 $PYTHON -m training phantom --size tiny --seeds 0-5 --output "$PATIENTS"
 $PYTHON -m training phantom --size tiny --seeds 100 --output "$HELD_OUT"
