@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from evaluation.judgement import Judgement
 from evaluation.metrics import METRICS, Metrics
 from petct.case import Tracer
 from petct.errors import CaseError
+from petct.written_whole import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,12 +59,8 @@ def draw_plots(judgements: Sequence[Judgement], *, runs: Sequence[str], folder: 
 
 
 def _save(figure: Figure, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with written_whole(path) as partial:
         figure.savefig(partial, format="png", dpi=_DOTS_PER_INCH)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _box_plots(judgements: Sequence[Judgement], runs: Sequence[str]) -> Figure:

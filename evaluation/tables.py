@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from evaluation.ranking import Ranking
 from evaluation.statistics import Interval
 from evaluation.summary import Summary
 from petct.errors import CaseError
+from petct.written_whole import written_whole
 
 _MORE_COLUMNS = (
     "truth_ml", "predicted_ml", "truth_suv_mean", "predicted_suv_mean", "true_lesions", "found_lesions",
@@ -31,21 +31,17 @@ def write_scans(judgements: Sequence[Judgement], *, file: Path) -> None:
     Raises:
         CaseError: It cannot be written.
     """
-    partial = file.with_name(f".{file.name}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", newline="", encoding="utf-8") as stream:
+        with written_whole(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(COLUMNS)
             for one in judgements:
                 # csv writes None as an empty cell.
                 numbers = [getattr(one.metrics, name) for name in (*METRICS, *_MORE_COLUMNS)]
                 writer.writerow([one.case, one.tracer.value, *numbers, one.run, "; ".join(one.metrics.notes)])
-        os.replace(partial, file)
     except OSError as error:
         raise CaseError(str(file), "table must be writable", error.strerror) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def summary_table(summary: Summary) -> str:

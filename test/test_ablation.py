@@ -630,7 +630,7 @@ def test_command_writes_table_page_and_figures(workplace: Path, capsys: pytest.C
         assert f"(page/{tracer}.png)" in page
         figure = sitk.ReadImage(str(workplace / "page" / f"{tracer}.png"))
         assert min(figure.GetSize()) > 300
-    assert not list(workplace.rglob(".*.partial"))
+    assert not list(workplace.rglob(".partial.*"))
 
 
 def test_command_asks_before_it_overwrites_and_only_then(workplace: Path, hand_made: HandMade) -> None:

@@ -259,6 +259,12 @@ def test_a_table_is_whole_or_not_there(tmp_path):
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 2
 
 
+def test_a_table_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CaseError, match=r"table\.csv: table must be writable, got File exists$"):
+        write_scans([judgement()], file=tmp_path / "file" / "table.csv")
+
+
 class UnwritableName:
     def __str__(self):
         raise RuntimeError("half-way")

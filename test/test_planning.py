@@ -83,7 +83,7 @@ def test_narrow_plans_appear_whole_or_not_at_all(
     name = narrow_plans(preprocessed, architecture=architecture, network=NARROW)
     before = (preprocessed / f"{name}.json").read_bytes()
     held = sorted(path.name for path in preprocessed.iterdir())
-    assert not [path for path in held if path.endswith(".partial")]
+    assert not [path for path in held if path.startswith(".partial.")]
 
     def die(source: Path, target: Path) -> None:
         assert json.loads(Path(source).read_text(encoding="utf-8"))["plans_name"] == name  # whole before it is moved
@@ -93,6 +93,7 @@ def test_narrow_plans_appear_whole_or_not_at_all(
     with pytest.raises(KeyboardInterrupt):
         narrow_plans(preprocessed, architecture=architecture, network=replace(NARROW, batch_size=9))
     assert (preprocessed / f"{name}.json").read_bytes() == before
+    assert sorted(path.name for path in preprocessed.iterdir()) == held
 
 
 def test_nnunets_folders_are_made_and_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

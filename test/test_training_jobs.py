@@ -150,6 +150,7 @@ def test_a_checkpoint_is_replaced_when_the_new_one_is_whole(tmp_path: Path) -> N
 
         epoch = 7
         dies = False
+        disable_checkpointing = False
 
         def save_checkpoint(self, path: str) -> None:
             write_checkpoint(Path(path), epoch=self.epoch)
@@ -166,6 +167,26 @@ def test_a_checkpoint_is_replaced_when_the_new_one_is_whole(tmp_path: Path) -> N
     with pytest.raises(KeyboardInterrupt):
         trainer.save_checkpoint(str(latest))
     assert next_epoch(latest) == 7
+    assert list(tmp_path.iterdir()) == [latest]
+
+
+def test_a_trainer_that_writes_no_checkpoints_still_says_so(tmp_path: Path) -> None:
+    class Trainer:
+        """As nnU-Net's trainers for benchmarks."""
+
+        disable_checkpointing = True
+
+        def __init__(self) -> None:
+            self.told: list[str] = []
+
+        def save_checkpoint(self, path: str) -> None:
+            self.told.append(path)
+
+    trainer = Trainer()
+    write_whole(trainer)
+    trainer.save_checkpoint(str(tmp_path / FINAL))
+    assert trainer.told == [str(tmp_path / FINAL)]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_table_says_what_is_left_and_how_long_it_takes() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from petct.errors import CaseError
+from petct.written_whole import written_whole
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -146,9 +146,7 @@ def summary(findings: Sequence[Finding], *, patients: int) -> str:
 
 def write_csv(findings: Sequence[Finding], file: Path) -> None:
     """Every finding as a line of CSV; whole or not at all."""
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as stream:
+    with written_whole(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow([field.name for field in fields(Finding)])
         writer.writerows(astuple(finding) for finding in findings)
-    os.replace(partial, file)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from petct.errors import CaseError
 from petct.folders import SCAN_FOLDERS, find_files
 from petct.images import read_image
 from petct.manifest import OrganSettings
+from petct.written_whole import written_whole
 from segmentation.totalsegmentator import check_organ_weights, find_organs
 from segmentation.weight_files import sha256_of
 
@@ -92,9 +92,8 @@ def _compute(patient: Path, tracer: Tracer, *, organs: Path, settings: OrganSett
     file.parent.mkdir(parents=True, exist_ok=True)
     # The record first: a map without one would be refused.
     _write_record(file.with_name(RECORD_NAME), _record(source.path, settings=settings))
-    partial = file.with_name(f".partial.{file.name}")  # ITK chooses the format by the end of the name
-    sitk.WriteImage(labels, str(partial), useCompression=True)
-    os.replace(partial, file)
+    with written_whole(file) as partial:
+        sitk.WriteImage(labels, str(partial), useCompression=True)
 
 
 def _record(ct: Path, *, settings: OrganSettings) -> dict[str, object]:
@@ -102,6 +101,5 @@ def _record(ct: Path, *, settings: OrganSettings) -> dict[str, object]:
 
 
 def _write_record(file: Path, record: dict[str, object]) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    os.replace(partial, file)
+    with written_whole(file) as partial:
+        partial.write_text(json.dumps(record, indent=1), encoding="utf-8")

@@ -16,6 +16,7 @@ import SimpleITK as sitk
 
 from petct.geometry import to_array
 from petct.manifest import Architecture
+from petct.written_whole import written_whole
 from training.datasets.descriptions import dataset_name
 from training.datasets.staleness import begin_preprocessing, is_preprocessed, note_preprocessed
 
@@ -169,7 +170,6 @@ def narrow_plans(preprocessed: Path, *, architecture: Architecture, network: Nar
     configuration["batch_size"] = network.batch_size
     plans["plans_name"] = identifier
     plans["configurations"] = {CONFIGURATION: configuration}
-    partial = preprocessed / f".{identifier}.json.partial"  # a training may be reading the one that is there
-    partial.write_text(json.dumps(plans, indent=1), encoding="utf-8")
-    os.replace(partial, preprocessed / f"{identifier}.json")
+    with written_whole(preprocessed / f"{identifier}.json") as partial:  # a training may be reading the one there
+        partial.write_text(json.dumps(plans, indent=1), encoding="utf-8")
     return identifier

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from petct.channels import ClipHU
 from petct.errors import CaseError
+from petct.written_whole import written_whole
 from training.datasets.descriptions import dataset_name
 
 PROVENANCE_NAME = "provenance.json"
@@ -69,9 +69,8 @@ def write_provenance(folder: Path, provenance: DatasetProvenance) -> None:
         folder: The raw data set's folder.
         provenance: What to write.
     """
-    partial = folder / f".{PROVENANCE_NAME}.partial"
-    partial.write_text(json.dumps(asdict(provenance), indent=1), encoding="utf-8")
-    os.replace(partial, folder / PROVENANCE_NAME)
+    with written_whole(folder / PROVENANCE_NAME) as partial:
+        partial.write_text(json.dumps(asdict(provenance), indent=1), encoding="utf-8")
 
 
 def read_provenance(nnunet: Path, *, number: int) -> DatasetProvenance:

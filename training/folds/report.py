@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from petct.case import Tracer
 from petct.errors import CaseError
+from petct.written_whole import written_whole
 from training.folds.balance import RANDOM_ASSIGNMENTS, TraitBalance, assignment_of
 from training.folds.patient_traits import PatientTraits
 from training.folds.splits import Splits
@@ -75,21 +74,16 @@ def write_patients(patients: Sequence[PatientTraits], *, splits: Splits, file: P
     """
     home = assignment_of(splits, names=[patient.name for patient in patients])
     columns = [f"{tracer.value}_{column}" for tracer in Tracer for column in _SCAN_COLUMNS]
-    partial = file.with_name(f".{file.name}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", newline="", encoding="utf-8") as stream:
+        with written_whole(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(["patient", "fold", *columns])
             for patient, fold in zip(patients, home.tolist(), strict=True):
                 cells = [getattr(patient.scan(tracer), column) for tracer in Tracer for column in _SCAN_COLUMNS]
                 writer.writerow([patient.name, fold, *cells])
-        os.replace(partial, file)
     except OSError as error:
         raise CaseError(str(file), "table must be writable", error.strerror) from error
-    finally:
-        with suppress(OSError):  # nothing to remove where nothing can be written
-            partial.unlink(missing_ok=True)
 
 
 def _constant(trait: Trait) -> str:

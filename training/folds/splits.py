@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from petct.case import Tracer
 from petct.errors import CaseError
 from petct.images import IMAGE_SUFFIXES, is_image_file
 from petct.scan_files import CaseFile, read_json
+from petct.written_whole import written_whole
 from training.datasets.descriptions import ORGAN_DATASET_ID, dataset_name
 
 SPLITS_NAME = "splits_final.json"
@@ -102,16 +101,12 @@ def write_splits(path: Path, splits: Splits) -> None:
         CaseError: It cannot be written.
     """
     content = [{"train": fold.train, "val": fold.val} for fold in splits]
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        with written_whole(path) as partial:
+            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise CaseError(str(path), "file must be writable", error.strerror) from error
-    finally:
-        with suppress(OSError):  # nothing to remove where nothing can be written
-            partial.unlink(missing_ok=True)
 
 
 def ensure_splits(nnunet: Path, *, number: int) -> None:

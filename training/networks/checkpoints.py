@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from petct.written_whole import written_whole
 
 FINAL = "checkpoint_final.pth"
 # In nnU-Net's own order: the latest comes every so many epochs, the best at any time.
@@ -78,10 +79,11 @@ def write_whole(trainer: Any) -> None:
     save = trainer.save_checkpoint
 
     def save_whole(path: str) -> None:
-        partial = Path(path).with_name(f".{Path(path).name}.partial")
-        save(str(partial))
-        if partial.exists():  # nnU-Net can be told to write none
-            os.replace(partial, path)
+        if trainer.disable_checkpointing:  # then nnU-Net writes none, and says so
+            save(path)
+            return
+        with written_whole(Path(path)) as partial:
+            save(str(partial))
 
     trainer.save_checkpoint = save_whole
 

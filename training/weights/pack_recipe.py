@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import torch
 from petct.case import Tracer
 from petct.errors import CaseError
 from petct.manifest import Manifest, OrganSettings, OrganTask, read_manifest
+from petct.written_whole import written_whole
 from training.datasets.descriptions import LESION_DATASETS, ORGAN_DATASET_ID
 from training.networks.recipe import NetworkRecipe
 from training.networks.train import is_trained, results_folder
@@ -198,9 +198,5 @@ def _pack_organs(
 
 def _move(file: Path, destination: Path) -> None:
     """Move a file, also to another disk; it appears whole."""
-    partial = destination.with_name(f".{destination.name}.partial")
-    try:
+    with written_whole(destination) as partial:
         shutil.move(file, partial)
-        os.replace(partial, destination)
-    finally:
-        partial.unlink(missing_ok=True)

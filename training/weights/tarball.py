@@ -1,14 +1,13 @@
 """The platform's model tarball: a manifest as `manifest.toml`, with the weight folders that it names beside it.
 
 Both `python -m training pack` and export.sh use it; export.sh also where nothing but Python itself is installed, so it
-imports nothing but the standard library and our own error.
+imports nothing but the standard library and what of ours needs no more.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
-import os
 import sys
 import tarfile
 import tomllib
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from petct.errors import CaseError
+from petct.written_whole import written_whole
 
 MANIFEST_NAME = "manifest.toml"  # petct.manifest says so too, and needs numpy
 README_NAME = "README.md"
@@ -55,21 +55,17 @@ def write_tarball(manifest: Path, *, tarball: Path, overwrite: bool) -> None:
     """
     check_tarball(tarball, overwrite=overwrite)
     folders = weight_folders(manifest)
-    partial = tarball.with_name(f".{tarball.name}.partial")
-    try:
-        with (
-            partial.open("wb") as stream,
-            gzip.GzipFile(filename="", mode="wb", compresslevel=_COMPRESSION, fileobj=stream, mtime=0) as zipped,
-            # GNU's format, which holds files above 8 GiB. Dereferenced: one file under two names is two files.
-            tarfile.open(fileobj=zipped, mode="w|", format=tarfile.GNU_FORMAT, dereference=True) as archive,
-        ):
-            _add(archive, manifest, name=MANIFEST_NAME)
-            for name in folders:
-                for path in _below(manifest.parent / name):
-                    _add(archive, path, name=path.relative_to(manifest.parent).as_posix())
-        os.replace(partial, tarball)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        written_whole(tarball) as partial,
+        partial.open("wb") as stream,
+        gzip.GzipFile(filename="", mode="wb", compresslevel=_COMPRESSION, fileobj=stream, mtime=0) as zipped,
+        # GNU's format, which holds files above 8 GiB. Dereferenced: one file under two names is two files.
+        tarfile.open(fileobj=zipped, mode="w|", format=tarfile.GNU_FORMAT, dereference=True) as archive,
+    ):
+        _add(archive, manifest, name=MANIFEST_NAME)
+        for name in folders:
+            for path in _below(manifest.parent / name):
+                _add(archive, path, name=path.relative_to(manifest.parent).as_posix())
 
 
 def weight_folders(manifest: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from evaluation.metrics import METRICS
 from petct.case import Tracer
 from petct.errors import CaseError
+from petct.written_whole import written_whole
 from training.studies.ablation.effects import Effect, Verdict
 from training.studies.ablation.variants import REFERENCE, Comparison, Study
 
@@ -37,16 +37,13 @@ def draw_effects(effects: Mapping[Comparison, Sequence[Effect]], *, study: Study
     Raises:
         CaseError: It cannot be written.
     """
-    partial = file.with_name(f".{file.name}.partial")
     figure = _figure(effects, study=study, tracer=tracer)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(partial, format="png", dpi=_DOTS_PER_INCH)
-        os.replace(partial, file)
+        with written_whole(file) as partial:
+            figure.savefig(partial, format="png", dpi=_DOTS_PER_INCH)
     except OSError as error:
         raise CaseError(str(file), "figure must be writable", error.strerror) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return file
 
 

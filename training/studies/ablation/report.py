@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from petct.case import Tracer
 from petct.errors import CaseError
+from petct.written_whole import written_whole
 from training.studies.ablation.effects import Findings, find_effects
 from training.studies.ablation.figure import draw_effects
 from training.studies.ablation.page import page_text
@@ -45,12 +45,9 @@ def write_report(measured: Measured, *, study: Study, setup: str, command: str, 
         command=command,
         figures=[figure.relative_to(page.parent).as_posix() for figure in figures],
     )
-    partial = page.with_name(f".{page.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, page)
+        with written_whole(page) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise CaseError(str(page), "page must be writable", error.strerror) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return [page, *figures]

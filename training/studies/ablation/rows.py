@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from evaluation.metrics import Metrics
 from petct.case import Tracer
 from petct.errors import CaseError
+from petct.written_whole import written_whole
 
 _NUMBERS = tuple(field.name for field in fields(Metrics) if field.name != "notes")
 _COUNTS = ("true_lesions", "found_lesions", "predicted_lesions", "false_lesions")
@@ -45,20 +45,16 @@ def write_rows(rows: Sequence[Row], file: Path) -> None:
     Raises:
         CaseError: It cannot be written.
     """
-    partial = file.with_name(f".{file.name}.partial")
     try:
-        with partial.open("w", newline="", encoding="utf-8") as stream:
+        with written_whole(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(COLUMNS)
             for row in rows:
                 numbers = [getattr(row.metrics, name) for name in _NUMBERS]
                 note = _NOTE_SEPARATOR.join(row.metrics.notes)
                 writer.writerow([row.case, row.tracer.value, *numbers, row.name, row.repeat, row.key, note])
-        os.replace(partial, file)
     except OSError as error:
         raise CaseError(str(file), "table must be writable", error.strerror) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_rows(file: Path) -> list[Row]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from inference import Segmented
 from petct.errors import CaseError
+from petct.written_whole import written_whole
 from postprocessing.lesions import Lesion, label_lesions, measure_lesions
 from postprocessing.refine import Features, features_of, labels_with_disease
 from postprocessing.shapes import require_shape
@@ -98,12 +98,10 @@ def lesion_row(judged: JudgedLesion) -> list[str]:
 
 def write_lesions(path: Path, lesions: Iterable[JudgedLesion]) -> None:
     """Write lesions as CSV; whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as stream:
+    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)
         writer.writerows(lesion_row(lesion) for lesion in lesions)
-    os.replace(partial, path)
 
 
 def read_lesions(path: Path, *, where: str) -> tuple[JudgedLesion, ...]:

@@ -9,7 +9,6 @@ whose probability lies within half a step of a limit may thus fall on its other 
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from inference import Predicted
 from petct.errors import CaseError
 from petct.geometry import Grid
 from petct.labels import Label
+from petct.written_whole import written_whole
 
 FLOOR = 0.01  # a P(ttb) at or below this is kept as 0; no limit that anybody would use is as low
 
@@ -72,8 +72,7 @@ def write_candidates(path: Path, candidates: Candidates) -> None:
     grid = candidates.grid
     # Steps from voxel to voxel are small numbers, which compress better than places do.
     steps = np.diff(candidates.index, prepend=0).astype(np.uint32)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as stream:
+    with written_whole(path) as partial, partial.open("wb") as stream:
         np.savez_compressed(
             stream,
             shape_zyx=np.array(grid.shape_zyx),
@@ -87,7 +86,6 @@ def write_candidates(path: Path, candidates: Candidates) -> None:
             organs=candidates.organs,
             is_hot=candidates.is_hot,
         )
-    os.replace(partial, path)
 
 
 def read_candidates(path: Path, *, where: str) -> Candidates:

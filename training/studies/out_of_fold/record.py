@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from petct.case import Tracer
 from petct.errors import CaseError
 from petct.manifest import Manifest, Member, TracerSettings
+from petct.written_whole import written_whole
 from segmentation.packed_model import read_packed_model
 from segmentation.weight_files import MODEL_FILE
 
@@ -79,9 +79,8 @@ def _member_content(member: Member) -> list[Any]:
 
 def write_record(folder: Path, record: CaseRecord) -> None:
     """Write a patient's record; whole or not at all."""
-    partial = folder / f".{RECORD_NAME}.partial"
-    partial.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, folder / RECORD_NAME)
+    with written_whole(folder / RECORD_NAME) as partial:
+        partial.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
 
 
 def read_record(folder: Path) -> CaseRecord:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
 
 from petct.manifest import Refinement
+from petct.written_whole import written_whole
 from training.studies.refinement.report import COEFFICIENTS
 from training.studies.refinement.study import PAPER_SENSITIVITY, PAPER_SPECIFICITY, PUBLISHED, Study, published_of
 
@@ -32,9 +32,8 @@ def draw_study(study: Study, path: Path) -> Path:
     _draw_coefficients(panels[1, 1], study)
     patients = len({lesion.case for lesion in study.lesions})
     figure.suptitle(f"FDG lesions of {patients} patients; fitted: each lesion judged without its patient", fontsize=11)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, dpi=100, format="png", metadata={"Software": None})
-    os.replace(partial, path)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=100, format="png", metadata={"Software": None})
     return path
 
 

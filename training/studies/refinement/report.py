@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -13,6 +12,7 @@ from typing import Any
 from evaluation.statistics import Interval
 from petct.errors import CaseError
 from petct.manifest import Manifest, Refinement
+from petct.written_whole import written_whole
 from training.studies.refinement.fit import FOLDS, INNER_FOLDS, STRENGTHS
 from training.studies.refinement.scores import Dropped
 from training.studies.refinement.study import PAPER_SENSITIVITY, PAPER_SPECIFICITY, SEED, Study, counts
@@ -131,9 +131,8 @@ def _coefficients(refinement: Refinement) -> Mapping[str, float]:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _percent(interval: Interval) -> str:

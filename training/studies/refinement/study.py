@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from petct.case import Tracer
 from petct.errors import CaseError
 from petct.manifest import Manifest, Refinement, read_manifest
+from petct.written_whole import written_whole
 from training.studies.out_of_fold.lesions import COLUMNS, JudgedLesion, lesion_row, read_lesions
 from training.studies.out_of_fold.predict import LESIONS
 from training.studies.out_of_fold.record import read_records, rules_of
@@ -148,12 +148,10 @@ def counts(lesions: Sequence[JudgedLesion]) -> Mapping[str, Any]:
 
 def write_study_csv(study: Study, path: Path) -> None:
     """Every lesion with its p, and the outer fold that its patient was held out of; whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as stream:
+    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow([*COLUMNS, "held_out_fold", "p", "published_p"])
         for lesion, fold, p, published_p in zip(
             study.lesions, study.crossed.fold, study.p, study.published_p, strict=True
         ):
             writer.writerow([*lesion_row(lesion), fold, f"{p:.6f}", f"{published_p:.6f}"])
-    os.replace(partial, path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import logging
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from petct.case import Tracer
 from petct.folders import SCAN_FOLDERS, read_truth
 from petct.geometry import check_same_grid, grid_of, to_array
 from petct.manifest import TracerSettings
+from petct.written_whole import written_whole
 from training.studies.out_of_fold.predict import PROBABILITIES
 from training.studies.out_of_fold.probabilities import read_candidates
 from training.studies.out_of_fold.record import CaseRecord
@@ -117,8 +117,7 @@ def mean_over_patients(values: Float) -> Float:
 def write_sweep(sweep: TracerSweep, path: Path) -> None:
     """The means over patients as CSV, a line for each pair of limits; whole or not at all."""
     means = [mean_over_patients(values) for values in (sweep.dice, sweep.fp_volume_ml, sweep.fn_volume_ml)]
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as stream:
+    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         names = ("tracer", "ttb_probability", "normal_probability", "dice", "fp_volume_ml", "fn_volume_ml", "patients")
         writer.writerow(names)
@@ -126,4 +125,3 @@ def write_sweep(sweep: TracerSweep, path: Path) -> None:
             for j, normal_limit in enumerate(sweep.normal_limits):
                 scores = ["" if math.isnan(mean[i, j]) else f"{mean[i, j]:.6f}" for mean in means]
                 writer.writerow([sweep.tracer.value, ttb_limit, normal_limit, *scores, len(sweep.cases)])
-    os.replace(partial, path)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from petct.written_whole import written_whole
 from training.studies.sweep.choice import BEST, HONEST, MANIFEST, choices
 from training.studies.sweep.patients import TracerSweep, mean_over_patients
 
@@ -46,7 +46,6 @@ def draw_sweep(sweep: TracerSweep, path: Path) -> Path:
         f"Choosing the best pair on the patients that it is scored on is optimistic: {honest}",
         fontsize=10,
     )
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, dpi=100, format="png", metadata={"Software": None})
-    os.replace(partial, path)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=100, format="png", metadata={"Software": None})
     return path
