@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes what Grand Challenge takes as uploads into dist/, and prints sizes and SHA-256.
+# Writes what Grand Challenge takes as uploads into dist/ (DIST=... for another folder), and prints sizes and SHA-256.
 #
 #   ./export.sh [all|image|model] [MANIFEST]
 #
@@ -13,6 +13,9 @@ if [[ $# -gt 2 || ! $parts =~ ^(all|image|model)$ ]]; then
     sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     [[ $parts = -h || $parts = --help ]] && exit 0 || exit 2
 fi
+# Relative paths count from where the user stands, dist from the repository.
+dist=${DIST:+$(realpath -m -- "$DIST")}
+dist=${dist:-dist}
 manifest=$(realpath -- "${2:-$(dirname "${BASH_SOURCE[0]}")/resources/demo.toml}")
 if [ ! -f "$manifest" ]; then
     echo "export: manifest file is missing, got $manifest" >&2
@@ -24,7 +27,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 . ./environment.sh
 name=$(project_name)
 version=$(project_version)
-readonly image_file=dist/$name-$version.tar.gz model_file=dist/$name-$version-model.tar.gz
+readonly image_file=$dist/$name-$version.tar.gz model_file=$dist/$name-$version-model.tar.gz
 
 export_image() {
     local compressor=gzip
@@ -45,7 +48,7 @@ export_model() {
 
 # A file has its name only when it is whole.
 trap 'rm -f "$image_file.part"' EXIT
-mkdir -p dist
+mkdir -p "$dist"
 written=()
 if [ "$parts" != model ]; then export_image; written+=("$image_file"); fi
 if [ "$parts" != image ]; then export_model; written+=("$model_file"); fi

@@ -25,6 +25,7 @@ fail() {
 export PYTHON=.venv/bin/python
 export PATIENTS=$folder/patients HELD_OUT=$folder/held_out NNUNET=$folder/nnunet RESULTS=$folder/results
 export MATRIX=test/walk/matrix.toml RECIPE=test/walk/final.toml FOLDS=2 DEVICE=cpu
+export DIST=$folder/dist # not over what the user has exported
 export ORGANS=resources/demo/totalsegmentator ORGAN_TASK=fastest
 
 # Limits at which untrained networks call nearly all uptake disease, so that there are lesions of both kinds to fit.
@@ -57,4 +58,5 @@ done
 [ "$(wc -l <"$RESULTS/oof.csv")" -eq 13 ] || fail "oof.csv must have 12 scans"
 [ "$(wc -l <"$RESULTS/held_out.csv")" -eq 5 ] || fail "held_out.csv must have 2 scans of 2 runs"
 [ -n "$(ls "$RESULTS/plots"/*.png)" ] || fail "there must be plots"
+ls "$DIST"/*-model.tar.gz >/dev/null || fail "there must be a model tarball"
 say "passed"
