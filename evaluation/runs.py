@@ -110,13 +110,25 @@ def judge_scans(tasks: Sequence[ScanTask], *, processes: int) -> list[Outcome]:
 
 
 def judge_task(task: ScanTask) -> Outcome:
-    """Judge one scan; what was left out when it was planned stays left out."""
+    """Judge one scan; what was left out when it was planned stays left out, and a scan that breaks down is."""
     if task.truth is None or not task.predictions:
         return Outcome(task.case, task.tracer, (), task.left_out)
-    outcome = judge_scan(task.truth, predictions=task.predictions)
+    try:
+        outcome = judge_scan(task.truth, predictions=task.predictions)
+    except (RuntimeError, MemoryError, ValueError, OSError) as error:
+        # Memory that ran out, or an image that a library takes no more of: the other scans can be judged.
+        where = str(task.truth.truth.path.parent)
+        reason = str(CaseError(where, "scan must be possible to judge", breakdown_of(error)))
+        return Outcome(task.case, task.tracer, (), (LeftOut(None, task.case, task.tracer, reason),))
     if any(one.run is None for one in outcome.left_out):  # no run is judged: that says it all
         return outcome
     return replace(outcome, left_out=(*task.left_out, *outcome.left_out))
+
+
+def breakdown_of(error: BaseException) -> str:
+    """An exception that is no refusal, in a line: its type and the first line of its message."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def _plan(truth: Path, *, case: str, tracer: Tracer, predictions: Mapping[str, Path]) -> ScanTask:

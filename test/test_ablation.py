@@ -1,6 +1,7 @@
 """The ablation: what its variants do to hand-made probabilities, going on where it stopped, and what its page says."""
 
 import argparse
+import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from scipy import stats
 
 import inference
 from evaluation import statistics
@@ -28,7 +30,8 @@ from petct.organs import label_number
 from tiny_nnunet import make_member, make_results
 from training.commands import ablate
 from training.networks.recipe import read_recipe
-from training.studies.ablation.effects import Findings, Verdict, count_chance, find_effects
+from training.studies.ablation import study as ablation_study
+from training.studies.ablation.effects import Findings, Verdict, count_chance, find_effects, flip_p
 from training.studies.ablation.page import page_text
 from training.studies.ablation.patient import blend, measure_patient, predict_networks
 from training.studies.ablation.questions import plan_study
@@ -360,6 +363,29 @@ def test_a_refused_patient_is_named_and_the_others_go_on(tmp_path: Path, hand_ma
     assert re.fullmatch(r"train_0002: FDG/threshold.json: SUV threshold .* got -1\.0.*", negative)
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate"), "OutOfMemoryError: CUDA out of memory."),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_a_patient_whom_memory_is_short_for_is_named_and_the_others_go_on(
+    tmp_path: Path, hand_made: HandMade, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
+) -> None:
+    def measure_small(patient: Path, **options: object) -> list[Row]:
+        if patient.name == "train_0000":
+            raise error
+        return measure_patient(patient, **options)
+
+    monkeypatch.setattr(ablation_study, "measure_patient", measure_small)
+    study = study_of(tmp_path / "models")
+    patients = [write_patient(tmp_path / f"train_000{number}") for number in range(2)]
+    measured = run_study(patients, study, tmp_path / "rows.csv")
+    assert measured.refused == (f"train_0000: {line}",)
+    assert measured.cases == ("train_0001",)
+
+
 def test_two_processes_measure_the_same(tmp_path: Path) -> None:
     # They get no stand-in for the networks: without weights each refuses, and the refusals come back by name.
     study = study_of(tmp_path / "models")
@@ -442,7 +468,10 @@ def test_the_page_says_what_was_planted_and_nothing_else(tmp_path: Path) -> None
     study = study_of(tmp_path)
     text = page_of(study, rows_of(study, planted), refused=("train_9: PSMA/CT.nii.gz: file is missing",))
     lines = text.splitlines()
-    assert "**12 patients** (train_2000 to train_2011), who must not have been trained on." in text
+    assert (
+        "**12 patients** (train_2000 to train_2011). None may have been trained on, which this command cannot check."
+        in text
+    )
     assert "Left out: 1." in lines
     assert "- train_9: PSMA/CT.nii.gz: file is missing" in lines
     (row,) = (line for line in lines if line.startswith("| regrow 0 mm") and "better" in line)
@@ -463,7 +492,7 @@ def test_the_page_says_what_was_planted_and_nothing_else(tmp_path: Path) -> None
     # The three that could be marked beside the noise: the two planted of PSMA, and FP volume without refinement.
     assert "4 differences could be marked" in text
     assert "and 3 are." in text
-    assert "about 0 would be marked by chance" in text
+    assert "up to 5 % of those that could be, about 0, would be marked by chance" in text
 
 
 def test_claims_and_lesions_are_held_against_what_was_found(tmp_path: Path) -> None:
@@ -485,9 +514,53 @@ def test_two_patients_are_too_few_to_call_anything(tmp_path: Path) -> None:
     rows = [row for row in rows_of(study, planted) if row.case in CASES[:2]]
     effects = find_effects(Findings(rows), study=study)
     assert {effect.verdict for found in effects.values() for effect in found} == {Verdict.FEW}
-    assert count_chance(effects).intervals == 0
+    assert count_chance(effects).possible == 0
     assert "**better**" not in page_of(study, rows)
     assert "Too few patients (2) to call a difference: *regrow 0 mm*" in page_of(study, rows)
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict"), [(0, Verdict.SAME), (5, Verdict.RARE), (6, Verdict.BETTER), (12, Verdict.BETTER)]
+)
+def test_a_difference_in_a_few_patients_is_not_called(tmp_path: Path, changed: int, verdict: Verdict) -> None:
+    study = study_of(tmp_path)
+
+    def few(variant: Variant, place: int) -> dict[str, object]:
+        return {"dice": 0.9} if variant.name == "regrow 0 mm" and place < changed else {}
+
+    effects = find_effects(Findings(rows_of(study, few)), study=study)
+    effect = effects[Comparison(Tracer.PSMA, "regrow 0 mm", "reference")][0]
+    assert effect.verdict is verdict
+    # The interval alone would call the difference in five patients, of which a chance of 2 in 2^5 makes as much.
+    assert changed != 5 or effect.difference.low > 0.0
+    chance = count_chance(effects)  # in both tracers
+    assert (chance.possible, chance.marked) == ((2, 2) if changed > 5 else (0, 0))
+
+
+def test_an_interval_that_no_permutation_bears_out_is_open(tmp_path: Path) -> None:
+    study = study_of(tmp_path)
+    # Six differences, one the other way: 7 of 64 ways of signs have as high a mean, but the interval is above 0.
+    gains = (0.07, 0.06, 0.06, 0.05, 0.05, -0.03)
+
+    def uneven(variant: Variant, place: int) -> dict[str, object]:
+        is_changed = variant.name == "regrow 0 mm" and place < len(gains)
+        return {"dice": 0.8 + gains[place]} if is_changed else {}
+
+    effects = find_effects(Findings(rows_of(study, uneven)), study=study)
+    effect = effects[Comparison(Tracer.PSMA, "regrow 0 mm", "reference")][0]
+    assert effect.difference.low > 0.0
+    assert effect.verdict is Verdict.OPEN
+
+
+@pytest.mark.parametrize("count", [6, 9, 30])
+def test_flips_find_the_p_of_all_flips(count: int) -> None:
+    differences = np.random.default_rng(count).normal(0.5, 1.0, size=count)
+    expected = stats.permutation_test(
+        (differences,), lambda values, axis: values.mean(axis=axis), permutation_type="samples", vectorized=True,
+        n_resamples=99999, rng=np.random.default_rng(0),
+    ).pvalue  # fmt: skip
+    assert flip_p(differences.tolist()) == pytest.approx(expected, abs=0.015)
+    assert flip_p((-differences).tolist()) == flip_p(differences.tolist())
 
 
 def test_an_undefined_metric_is_left_out_of_the_pairs_it_is_missing_in(tmp_path: Path) -> None:
@@ -529,11 +602,55 @@ def test_other_architectures_and_single_trainings_are_owned_up_to(tmp_path: Path
     models = models_of(tmp_path / "single", "sure", "half", "blind")
     alike = study_of(tmp_path / "models", encodings=read_manifest(write_manifest(models))).questions[0]
     assert "same architecture (`plain`)" in alike.text
+    assert "not known to be trained alike" in alike.text  # the stand-ins' model.json says nothing
     assert "One training each" in alike.text
     first, *others = models.members[Tracer.FDG]
     models.members[Tracer.FDG] = (replace(first, architecture=Architecture.RESENC_M), *others)
     mixed = study_of(tmp_path / "models", encodings=read_manifest(write_manifest(models))).questions[0]
     assert "architectures differ (`plain`, `resenc_m`)" in mixed.text
+
+
+def write_trainings(models: Models, change: Callable[[str, dict[str, object]], None]) -> Manifest:
+    """Make every member's model.json one that says how it was trained, but for what is changed of each."""
+    for tracer, members in models.members.items():
+        written = []
+        for member in members:
+            provenance = {"trainer": "ShortTrainer", "folds": {"0": {"epochs": 16, "iterations_per_epoch": 50}}}
+            change(f"{tracer} {member.name}", provenance)
+            folder = member.folder.with_name(f"{tracer}_{member.name}")
+            folder.mkdir()
+            (folder / "model.json").write_text(json.dumps({"provenance": provenance}), encoding="utf-8")
+            written.append(replace(member, folder=folder))
+        models.members[tracer] = tuple(written)
+    return replace(
+        read_manifest(write_manifest(models)),
+        **{
+            tracer.value: replace(read_manifest(write_manifest(models)).tracer(tracer), members=models.members[tracer])
+            for tracer in Tracer
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "is_alike"),
+    [
+        ({}, True),
+        ({"trainer": "OtherTrainer"}, False),
+        ({"folds": {"0": {"epochs": 17, "iterations_per_epoch": 50}}}, False),
+        ({"folds": {"0": {"epochs": 16, "iterations_per_epoch": 25}}}, False),
+        ({"folds": {"0": {"epochs": 16}}}, False),
+        ({"folds": {}}, False),
+    ],
+)
+def test_trained_alike_is_said_only_of_what_was(tmp_path: Path, change: dict[str, object], is_alike: bool) -> None:
+    def change_one(name: str, provenance: dict[str, object]) -> None:
+        if name == "fdg half":
+            provenance |= change
+
+    models = models_of(tmp_path / "single", "sure", "half", "blind")
+    text = study_of(tmp_path / "models", encodings=write_trainings(models, change_one)).questions[0].text
+    assert ("were trained alike" in text) == is_alike
+    assert ("not known to be trained alike" in text) != is_alike
 
 
 def test_encodings_must_be_one_network_of_each(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ import pytest
 import SimpleITK as sitk
 
 from cases import CT_GRIDS, PET_GRIDS
+from evaluation import runs as evaluation_runs
 from evaluation.__main__ import main, name_runs
+from evaluation.judgement import judge_scan
 from evaluation.metrics import METRICS, measure_masks
 from evaluation.plots import PLOT_NAMES
 from evaluation.tables import write_scans
@@ -191,6 +193,31 @@ def test_a_broken_truth_leaves_every_run_without_that_scan(truth, capsys):
         f"{pet}: every voxel must be finite, got nan or infinite voxels",
     ]
     assert len(rows(truth)) == 2 * 4
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("itk::ERROR: no more\nof it"), "RuntimeError: itk::ERROR: no more"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_a_scan_that_breaks_down_is_named_and_the_others_go_on(truth, capsys, monkeypatch, error, words):
+    run = write_run(truth.parent / "run", DISEASE)
+
+    def breaks_down(files, *, predictions):
+        if (files.case, files.tracer) == ("train_0001", "fdg"):
+            raise error
+        return judge_scan(files, predictions=predictions)
+
+    monkeypatch.setattr(evaluation_runs, "judge_scan", breaks_down)
+
+    assert evaluate(truth, run) == 1
+
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [f"{truth}/train_0001/FDG: scan must be possible to judge, got {words}"]
+    assert "run: 5 of 6 scans judged, 1 left out" in said.out
+    assert len(rows(truth)) == 5
 
 
 def test_nothing_to_judge_writes_no_table(truth, capsys):

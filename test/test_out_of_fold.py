@@ -1,7 +1,9 @@
 """Out-of-fold predictions with tiny networks, each of which says one probability of its own in every voxel."""
 
+import gc
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import SimpleITK as sitk
 import torch
 
 from cases import PET_GRIDS, THRESHOLDS_SUV
-from inference import Predicted
+from inference import Predicted, predict_scan
 from petct.channels import OrganEncoding
 from petct.errors import CaseError
 from petct.geometry import Grid
@@ -22,6 +24,7 @@ from training.__main__ import main
 from training.datasets.descriptions import dataset_name
 from training.datasets.provenance import DatasetProvenance, write_provenance
 from training.folds.splits import dataset_file, splits_of, write_splits
+from training.studies.out_of_fold import predict as out_of_fold
 from training.studies.out_of_fold.lesions import COLUMNS, JudgedLesion, read_lesions
 from training.studies.out_of_fold.probabilities import FLOOR, candidates_of, read_candidates, write_candidates
 from training.studies.out_of_fold.record import read_record
@@ -234,6 +237,55 @@ def test_a_broken_patient_is_named_and_the_others_go_on(
     assert "broken: train_0000: FDG/TTB.nii.gz: file is missing" in out
     assert "1 predicted, 0 there already, 0 left out, 1 broken" in out
     assert sorted(path.name for path in (tmp_path / "oof").iterdir()) == [".packed", "train_0004"]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate"), "OutOfMemoryError: CUDA out of memory."),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_a_patient_whom_memory_is_short_for_is_named_and_the_others_go_on(
+    made: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    line: str,
+) -> None:
+    calls = []
+
+    def short_of_memory(scan: object, **options: object) -> Predicted:
+        calls.append(scan)
+        if len(calls) == 2:  # the first patient's FDG
+            raise error
+        return predict_scan(scan, **options)
+
+    monkeypatch.setattr(out_of_fold, "predict_scan", short_of_memory)
+    assert predict(made, tmp_path / "oof", "--only", "train_0000", "train_0004") == 1
+    out = capsys.readouterr().out
+    assert f"broken: train_0000: {line}\n" in out
+    assert "1 predicted, 0 there already, 0 left out, 1 broken" in out
+    assert sorted(path.name for path in (tmp_path / "oof").iterdir()) == [".packed", "train_0004"]
+
+
+def test_one_scans_probabilities_are_held_at_a_time(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_before: list[weakref.ref[Predicted]] = []
+    held = []
+
+    def watched(scan: object, **options: object) -> Predicted:
+        gc.collect()
+        held.append(sum(reference() is not None for reference in made_before))
+        predicted = predict_scan(scan, **options)
+        made_before.append(weakref.ref(predicted))
+        return predicted
+
+    monkeypatch.setattr(out_of_fold, "predict_scan", watched)
+    assert predict(made, tmp_path / "oof", "--only", "train_0000", "train_0004") == 0
+    assert held == [0, 0, 0, 0]
 
 
 def test_other_networks_are_not_mixed_in(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

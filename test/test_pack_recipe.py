@@ -206,7 +206,7 @@ def test_the_page_for_people_names_licence_data_and_dice(packed: Manifest) -> No
     assert "**Random weights.**" in page
     assert "Licence: CC-BY-NC-4.0" in page
     row = (
-        "| plain_802_fold_1 | FDG | 1 | Dataset802_FDG_PET_none (222222222222) | 3 | nnUNetTrainer | 1 | 250 "
+        "| plain_802_fold_1 | FDG | 1 | Dataset802_FDG_PET_none (222222222222) | 3 | nnUNetTrainer | 1 | 1000 "
         "| ttb 0.600, normal - (pseudo) |"
     )
     assert row in page.splitlines()
@@ -515,8 +515,10 @@ def test_what_is_not_the_recipes_training_is_named_and_leaves_nothing(
 
 def test_epochs_that_are_not_the_recipes(trained: Path, target: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (trained / "recipe.toml").write_text(RECIPE.replace("folds = [4]", "folds = [4]\nepochs = 300"), encoding="utf-8")
-    error = "resenc_m_912_250epochs fold 4: epochs must be the recipe's 300, got 250"
-    assert refusal(capsys, trained, target) == error
+    error = "resenc_m_912_250epochs_fold_4: must have been trained for the recipe's 300 epochs; remove "
+    message = refusal(capsys, trained, target)
+    assert message.startswith(error)
+    assert message.endswith("to train it again, got 250 epochs")
     recipe = RECIPE.replace("folds = [4]", "folds = [4]\niterations = 10")
     (trained / "recipe.toml").write_text(recipe, encoding="utf-8")
     error = "resenc_m_912_250epochs fold 4: iterations per epoch must be the recipe's 10, got 250"

@@ -8,9 +8,9 @@ import torch
 
 from petct.errors import CaseError
 from petct.manifest import Architecture
-from training.networks.checkpoints import FINAL, is_finished, next_epoch, resume_point, write_whole
+from training.networks.checkpoints import FINAL, ResumePoint, is_finished, next_epoch, resume_point, write_whole
 from training.networks.estimate import Speed, total_h
-from training.networks.jobs import Job, Progress, State, Validation, choose_jobs, look, results_folder
+from training.networks.jobs import Job, Progress, State, Validation, choose_jobs, is_trained, look, results_folder
 from training.networks.locks import held
 from training.networks.progress_table import duration, progress_table
 from training.networks.recipe import NetworkRecipe, TrainerName, read_recipe
@@ -96,6 +96,22 @@ def test_how_far_a_job_is(tmp_path: Path) -> None:
     assert state() == (State.TO_VALIDATE, 1000)
     summary.write_text("{}", encoding="utf-8")
     assert state() == (State.FINISHED, 1000)
+
+
+def test_a_trial_of_a_few_epochs_does_not_pass_for_the_training(tmp_path: Path) -> None:
+    job = Job(network(), 0)
+    write_checkpoint(job.folder(tmp_path) / FINAL, epoch=2)
+    error = "plain_801_fold_0: must have been trained for the recipe's 1000 epochs; remove "
+    with pytest.raises(CaseError, match=re.escape(error) + ".*, got 2 epochs"):
+        look(job, nnunet=tmp_path, validation=Validation.OWN)
+    with pytest.raises(CaseError, match=re.escape(error)):
+        is_trained(job.network, fold=0, nnunet=tmp_path)
+
+
+def test_the_checkpoint_that_is_further_is_gone_on_with(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "checkpoint_latest.pth", epoch=50)
+    best = write_checkpoint(tmp_path / "checkpoint_best.pth", epoch=98)
+    assert resume_point(tmp_path) == ResumePoint(best, 98)
 
 
 def test_the_demo_trainer_is_validated_only_when_asked(tmp_path: Path) -> None:

@@ -106,9 +106,10 @@ def _results(
     for folder in (place, nnunet / "nnUNet_preprocessed" / name):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "dataset_fingerprint.json").write_text(json.dumps({"spacings": [number]}), encoding="utf-8")
+    epochs = 250 if trainer.endswith("_250epochs") else 1000
     for fold in folds:
         logging = {"dice_per_class_or_region": [[0.1, 0.2], [0.5 + fold / 10, float("nan")]]}
-        change_checkpoint(nnunet, number, fold, trainer_name=trainer, current_epoch=250, logging=logging)
+        change_checkpoint(nnunet, number, fold, trainer_name=trainer, current_epoch=epochs, logging=logging)
         debug = {
             "num_iterations_per_epoch": "250",
             "torch_version": "2.7.1",

@@ -12,6 +12,7 @@ from training.commands.arguments import count, patient_folders
 
 HELP = "measure what each part of the method does to the twelve metrics, and write a page of it"
 PAPER = Path(__file__).resolve().parents[2] / "resources" / "paper.toml"
+RECIPE = "training/recipes/ablation.toml"  # what makes the networks for --encodings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--manifest", type=Path, default=Path("resources/demo.toml"), help="what is varied (%(default)s)"
     )
     parser.add_argument(
-        "--encodings", type=Path, help="manifest of single networks, alike but for their organ encoding"
+        "--encodings", type=Path, help=f"manifest of single networks, alike but for their organ encoding ({RECIPE})"
     )
     parser.add_argument("--refined", type=Path, help="manifest with a refinement to try beside the published one")
     parser.add_argument("--output", type=Path, required=True, help="Markdown page to write; figures go beside it")
@@ -117,7 +118,9 @@ def _setup(options: argparse.Namespace) -> str:
     """The study's inputs in a sentence or two."""
     organs = "that come with the patients" if options.organs == "given" else "computed by TotalSegmentator"
     encodings = (
-        f"single networks of each organ encoding are those of `{options.encodings.name}`"
+        f"single networks of each organ encoding are those of `{options.encodings.name}` (the recipe of "
+        f"such a manifest is `{RECIPE}`; `python -m training dataset` makes its data sets, `train` its networks, and "
+        "`pack` the manifest)"
         if options.encodings
         else "no single networks were given, so organ encodings are not compared"
     )

@@ -13,7 +13,7 @@ import torch
 from petct.written_whole import written_whole
 
 FINAL = "checkpoint_final.pth"
-# In nnU-Net's own order: the latest comes every so many epochs, the best at any time.
+# The latest comes every so many epochs, the best at any time: whichever is further is gone on with.
 RESUMABLE = ("checkpoint_latest.pth", "checkpoint_best.pth")
 
 log = logging.getLogger(__name__)
@@ -60,18 +60,18 @@ def is_finished(folder: Path) -> bool:
 
 def resume_point(folder: Path) -> ResumePoint | None:
     """Where a fold's training goes on; None for its beginning. Checkpoints that cannot be read are reported."""
-    broken = False
+    points, broken = [], False
     for name in RESUMABLE:
         checkpoint = folder / name
         epoch = next_epoch(checkpoint)
         if epoch is not None:
-            return ResumePoint(checkpoint, epoch)
-        if checkpoint.is_file():
+            points.append(ResumePoint(checkpoint, epoch))
+        elif checkpoint.is_file():
             broken = True
             _report(checkpoint)
-    if broken:
+    if broken and not points:
         log.warning("%s: no checkpoint can be read, the training starts again at epoch 0", folder)
-    return None
+    return max(points, key=lambda point: point.epoch, default=None)
 
 
 def write_whole(trainer: Any) -> None:

@@ -120,6 +120,7 @@ def hours_left(progress: Progress, speeds: Mapping[str, Speed | None]) -> float 
 
 def _measure(trainer: Any, *, limit_s: float) -> Speed:
     warm_up, iterations = _ITERATIONS[trainer.device.type]
+    torch.backends.cudnn.benchmark = trainer.device.type == "cuda"  # as in the training itself
     trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
     trainer.network.train()
     first_s = _timed(lambda: trainer.train_step(next(trainer.dataloader_train)))

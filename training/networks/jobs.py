@@ -11,7 +11,7 @@ from pathlib import Path
 from petct.errors import CaseError
 from training.datasets.descriptions import dataset_name
 from training.datasets.planning import CONFIGURATION, NNUNET_PLANS, narrow_identifier
-from training.networks.checkpoints import FINAL, is_finished, resume_point
+from training.networks.checkpoints import FINAL, is_finished, next_epoch, resume_point
 from training.networks.locks import holder
 from training.networks.recipe import NetworkRecipe, TrainerName
 
@@ -120,8 +120,20 @@ def results_folder(network: NetworkRecipe, *, nnunet: Path) -> Path:
 
 
 def is_trained(network: NetworkRecipe, *, fold: int, nnunet: Path) -> bool:
-    """Whether a fold is trained to its end; an unreadable last checkpoint is none."""
-    return is_finished(Job(network, fold).folder(nnunet))
+    """Whether a fold is trained to its end; an unreadable last checkpoint is none.
+
+    Raises:
+        CaseError: It was trained to another end than the recipe's, by a trial with fewer epochs, say.
+    """
+    job = Job(network, fold)
+    folder = job.folder(nnunet)
+    if not is_finished(folder):
+        return False
+    epochs = next_epoch(folder / FINAL)
+    if epochs != job.epochs:
+        rule = f"must have been trained for the recipe's {job.epochs} epochs; remove {folder} to train it again"
+        raise CaseError(job.name, rule, f"{epochs} epochs")
+    return True
 
 
 def is_validated(job: Job, *, nnunet: Path) -> bool:
@@ -169,9 +181,13 @@ def choose_jobs(networks: Sequence[NetworkRecipe], *, only: Sequence[str], folds
 
 
 def look(job: Job, *, nnunet: Path, validation: Validation) -> Progress:
-    """How far a job is, by the files that are there."""
+    """How far a job is, by the files that are there.
+
+    Raises:
+        CaseError: It was trained to another end than the recipe's.
+    """
     folder = job.folder(nnunet)
-    finished = is_finished(folder)
+    finished = is_trained(job.network, fold=job.fold, nnunet=nnunet)
     point = None if finished else resume_point(folder)
     epoch = job.epochs if finished else point.epoch if point else 0
     if owner := holder(job.lock(nnunet)):

@@ -1,4 +1,4 @@
-"""Being told to stop: SIGTERM, as a cluster or a container sends it, ends a training as tidily as Ctrl-C does."""
+"""Being told to stop: SIGTERM of a cluster and SIGHUP of a closed terminal end a training as tidily as Ctrl-C does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise KeyboardInterrupt, with the signal as its argument, when this process gets SIGTERM during the block.
+    """Raise KeyboardInterrupt, with the signal as its argument, when this process gets SIGTERM or SIGHUP meanwhile.
 
     Only for the main thread. Processes forked meanwhile end at once, as they would have without.
     """
@@ -22,11 +22,14 @@ def stoppable() -> Iterator[None]:
             os._exit(128 + number)
         raise KeyboardInterrupt(number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    # Under nohup the terminal's end is ignored, and stays so.
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def exit_code(stop: KeyboardInterrupt) -> int:

@@ -26,11 +26,13 @@ from training.networks.jobs import Job, is_trained, is_validated, plans_name, re
 from training.networks.locks import held
 from training.networks.recipe import NetworkRecipe, TrainerName
 
-__all__ = ["build_trainer", "is_trained", "plans_name", "results_folder", "seed_of", "train_fold"]
+__all__ = ["build_trainer", "is_trained", "plans_name", "results_folder", "seed_of", "train_fold", "trainer_iterations"]
 
 SEED = 20260
 _CLOSING_S = 5.0
 _BETWEEN_S = 0.1
+NNUNET_ITERATIONS = 250  # of an epoch, in both of nnU-Net's own trainers
+SAVE_EVERY = 10  # epochs; nnU-Net's 50 are hours, lost whenever a training is stopped
 VALIDATION_SHARE = 5  # nnU-Net looks at one validation batch in five training batches
 
 log = logging.getLogger(__name__)
@@ -121,6 +123,7 @@ def build_trainer(
         raise CaseError(network.model, f"focus must be a label of {dataset_name(network.dataset)}", network.focus)
     _seed(seed_of(network, fold=fold))
     trainer = _trainer_class(network.trainer)(plans, CONFIGURATION, fold, dataset_json, device)
+    trainer.save_every = min(trainer.save_every, SAVE_EVERY)
     if network.epochs is not None:
         trainer.num_epochs = network.epochs
     if network.iterations is not None:
@@ -130,6 +133,15 @@ def build_trainer(
         trainer.focus_label = focus_label
     trainer.initialize()
     return trainer
+
+
+def trainer_iterations(name: TrainerName) -> int:
+    """Iterations of an epoch by the trainer's own choice."""
+    if name is TrainerName.SHORT:
+        from training.networks import trainer
+
+        return trainer.ITERATIONS_PER_EPOCH
+    return NNUNET_ITERATIONS
 
 
 def seed_of(network: NetworkRecipe, *, fold: int) -> int:

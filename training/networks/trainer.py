@@ -34,7 +34,8 @@ class ShortTrainer(nnUNetTrainerNoDA):  # type: ignore[misc]
         """nnU-Net's loaders, the training one centred on the focus label more often than its share of the classes."""
         training, validation = super().get_dataloaders()
         if self.focus_label is not None:
-            loader = training.data_loader
+            # Loaded in this process, or by others, which start with the first batch.
+            loader = training.data_loader if hasattr(training, "data_loader") else training.generator
             choose = loader.get_bbox
 
             def choose_focused(shape: Any, force_fg: bool, locations: Any) -> Any:

@@ -15,8 +15,9 @@ from petct.manifest import Checkpoint, Member
 from segmentation.packed_model import read_packed_model
 from segmentation.weight_files import MODEL_FILE, member_files
 from training.datasets.descriptions import LESION_DATASETS
+from training.networks.jobs import Job
 from training.networks.recipe import NetworkRecipe
-from training.networks.train import results_folder, seed_of
+from training.networks.train import results_folder, seed_of, trainer_iterations
 from training.weights.pack import pack_model
 from training.weights.training_data import training_data
 
@@ -109,9 +110,12 @@ def _check_training(network: NetworkRecipe, provenance: Mapping[str, Any]) -> No
     if provenance["trainer"] != network.trainer:
         raise CaseError(network.model, f"trainer must be {network.trainer}", provenance["trainer"])
     for fold, record in provenance["folds"].items():
-        said = {"epochs": network.epochs, "iterations_per_epoch": network.iterations}
+        said = {
+            "epochs": Job(network, int(fold)).epochs,
+            "iterations_per_epoch": network.iterations or trainer_iterations(network.trainer),
+        }
         for key, value in said.items():
-            if value is not None and record.get(key, value) != value:
+            if record.get(key, value) != value:
                 name = key.replace("_", " ")
                 raise CaseError(f"{network.model} fold {fold}", f"{name} must be the recipe's {value}", record[key])
 

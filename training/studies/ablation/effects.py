@@ -5,26 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 
 from evaluation.categories import Category, score
 from evaluation.metrics import METRICS
-from evaluation.statistics import CONFIDENCE, Interval, mean_with_interval, share_with_interval
+from evaluation.statistics import CONFIDENCE, SEED, Interval, mean_with_interval, share_with_interval
 from petct.case import Tracer
 from training.studies.ablation.rows import Row
 from training.studies.ablation.variants import Comparison, Study
 
 FEWEST_PATIENTS = 10  # the bootstrap's intervals of fewer are too narrow to call a difference by
+FEWEST_CHANGED = 6  # with 5 differences that are not 0, no sign-flip test has p below 2 / 2^5 = 0.06
+FLIPS = 9999
 
 
 class Verdict(StrEnum):
-    """What a difference's interval says."""
+    """What a difference's interval and sign-flip test say."""
 
     BETTER = "better"
     WORSE = "worse"
     OPEN = "no difference shown"
     SAME = "the same in every patient"
+    RARE = "not 0 in too few patients"
     FEW = "too few patients"
 
 
@@ -35,7 +40,7 @@ class Effect:
     Attributes:
         category: Tracer and metric; a ratio's score is its distance from 1.
         difference: Mean difference with its interval.
-        verdict: Whether the interval leaves 0 out, and on which side.
+        verdict: On which side of 0 the difference is, if interval and sign-flip test agree that it is not 0.
     """
 
     category: Category
@@ -129,20 +134,20 @@ class Findings:
 
 @dataclass(frozen=True)
 class Chance:
-    """How many of a study's intervals leave 0 out, and how many would by chance alone.
+    """How many of a study's differences are marked as better or worse, and how many would be by chance alone.
 
     Attributes:
-        intervals: Number of intervals that could have: those of differences that are not 0 in every patient.
-        away: Those that do.
+        possible: Number of differences that could be: those that are not 0 in enough patients.
+        marked: Those that are.
     """
 
-    intervals: int
-    away: int
+    possible: int
+    marked: int
 
     @property
     def expected(self) -> float:
-        """How many would leave 0 out if no setting made a difference."""
-        return self.intervals * (1.0 - CONFIDENCE)
+        """How many would be marked, at most, if no setting made a difference: the sign-flip test's share of errors."""
+        return self.possible * (1.0 - CONFIDENCE)
 
 
 def find_effects(findings: Findings, *, study: Study) -> dict[Comparison, tuple[Effect, ...]]:
@@ -151,10 +156,30 @@ def find_effects(findings: Findings, *, study: Study) -> dict[Comparison, tuple[
 
 
 def count_chance(effects: Mapping[Comparison, Sequence[Effect]]) -> Chance:
-    """Count the intervals of all comparisons."""
+    """Count the differences of all comparisons."""
     verdicts = [effect.verdict for found in effects.values() for effect in found]
-    away = sum(verdict in (Verdict.BETTER, Verdict.WORSE) for verdict in verdicts)
-    return Chance(intervals=away + verdicts.count(Verdict.OPEN), away=away)
+    marked = sum(verdict in (Verdict.BETTER, Verdict.WORSE) for verdict in verdicts)
+    return Chance(possible=marked + verdicts.count(Verdict.OPEN), marked=marked)
+
+
+def flip_p(differences: Sequence[float]) -> float:
+    """Two-sided p of a mean against the same differences with random signs: 0 is what to expect without an effect.
+
+    A bootstrap's interval is too narrow where few differences are not 0; this test keeps its 5 % there.
+
+    Args:
+        differences: A patient each.
+    """
+    values = np.asarray(differences, dtype=float)
+    # The slack is for sums that differ by their order only.
+    reached = np.abs(_signs(len(values)) @ values) >= abs(values.sum()) * (1.0 - 1e-9)
+    return float((reached.sum() + 1) / (FLIPS + 1))
+
+
+@cache
+def _signs(count: int) -> npt.NDArray[np.float64]:
+    """The random signs of so many patients, the same ones each time, (flips, patients)."""
+    return np.random.default_rng(SEED).choice((-1.0, 1.0), size=(FLIPS, count))
 
 
 def _judge(difference: Interval, *, category: Category, differences: Sequence[float]) -> Verdict:
@@ -162,6 +187,8 @@ def _judge(difference: Interval, *, category: Category, differences: Sequence[fl
         return Verdict.FEW
     if not any(differences):
         return Verdict.SAME
-    if difference.low <= 0.0 <= difference.high:
+    if np.count_nonzero(differences) < FEWEST_CHANGED:
+        return Verdict.RARE
+    if difference.low <= 0.0 <= difference.high or flip_p(differences) >= 1.0 - CONFIDENCE:
         return Verdict.OPEN
     return Verdict.BETTER if (difference.low > 0.0) == category.is_higher_better else Verdict.WORSE

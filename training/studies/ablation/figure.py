@@ -71,7 +71,7 @@ def _figure(effects: Mapping[Comparison, Sequence[Effect]], *, study: Study, tra
     first.set_ylim(len(rows) - 0.5, -0.5)
     figure.suptitle(
         f"{tracer.name}: paired difference to the reference, mean and 95 % interval "
-        "(green, up: better; red, down: worse; grey: not shown)",
+        "(green, up: better; red, down: worse; grey: not marked)",
         fontsize=10,
     )
     return figure

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from petct.case import Tracer
 from petct.channels import OrganEncoding
 from petct.errors import CaseError
 from petct.manifest import Manifest, Member
+from segmentation.weight_files import MODEL_FILE
 from training.studies.ablation.variants import (
     Claim,
     Comparison,
@@ -38,34 +40,26 @@ def encoding_question(encodings: Manifest, *, base: Mapping[Tracer, Variant]) ->
     """
     variants: list[Variant] = []
     comparisons: list[Comparison] = []
-    architectures, folds = set(), set()
+    networks: list[Member] = []
     for tracer in Tracer:
         members = encoding_members(encodings, tracer=tracer)
         for encoding, member in members.items():
-            architectures.add(member.architecture.value)
-            folds.add(len(member.folds))
+            networks.append(member)
             variants += _by_fold(base[tracer], member, name=ENCODING_NAMES[encoding])
         names = [ENCODING_NAMES[encoding] for encoding in members]
         comparisons += [Comparison(tracer, name, names[0]) for name in names[1:]]
         if len(names) == 3:
             comparisons.append(Comparison(tracer, names[2], names[1]))
-    alike = (
-        f"All have the same architecture (`{min(architectures)}`) and were trained alike, so the encoding is all that "
-        "differs by design."
-        if len(architectures) == 1
-        else f"**Their architectures differ ({', '.join(f'`{name}`' for name in sorted(architectures))}), so a "
-        "difference is not one of the encoding alone.**"
-    )
     trained = (
         "One training each: what another training of the same network would change is not in the intervals, and with "
         "networks this small that is not little."
-        if folds == {1}
+        if {len(member.folds) for member in networks} == {1}
         else "Where a network was trained on several folds, each fold is measured singly and a patient's score is "
         "their mean; how far the folds are apart is given below the table."
     )
     return Question(
         title="What do the networks gain from seeing organs?",
-        text=f"Single networks; thresholds, regrowing and refinement are the reference's. {alike} {trained}",
+        text=f"Single networks; thresholds, regrowing and refinement are the reference's. {_alike(networks)} {trained}",
         variants=tuple(variants),
         comparisons=tuple(comparisons),
         claims=(
@@ -131,6 +125,38 @@ def encoding_members(encodings: Manifest, *, tracer: Tracer) -> dict[OrganEncodi
     if OrganEncoding.NONE not in found or len(found) < 2:
         raise CaseError(where, "members must be one without organs and one or more with", ", ".join(found))
     return {encoding: found[encoding] for encoding in OrganEncoding if encoding in found}
+
+
+def _alike(networks: Sequence[Member]) -> str:
+    """What the networks have in common beside the encoding, in a sentence."""
+    architectures = sorted({member.architecture.value for member in networks})
+    if len(architectures) > 1:
+        return (
+            f"**Their architectures differ ({', '.join(f'`{name}`' for name in architectures)}), so a difference is "
+            "not one of the encoding alone.**"
+        )
+    trainings = [_training(member) for member in networks]
+    if None not in trainings and all(training == trainings[0] for training in trainings):
+        return (
+            f"All have the same architecture (`{architectures[0]}`) and were trained alike (same trainer, "
+            "epochs and iterations per epoch), so the encoding is all that differs by design."
+        )
+    return (
+        f"All have the same architecture (`{architectures[0]}`), but **they are not known to be trained alike** "
+        "(same trainer, epochs and iterations per epoch). A difference may not be one of the encoding alone."
+    )
+
+
+def _training(member: Member) -> tuple[str, dict[int, tuple[int, int]]] | None:
+    """Trainer, and by fold epochs and iterations in each, as the packed model says; None where it does not."""
+    try:
+        provenance = json.loads((member.folder / MODEL_FILE).read_text(encoding="utf-8"))["provenance"]
+        folds = {fold: provenance["folds"][str(fold)] for fold in member.folds}
+        return provenance["trainer"], {
+            fold: (record["epochs"], record["iterations_per_epoch"]) for fold, record in folds.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError):  # provenance is for people, and need not be there
+        return None
 
 
 def _by_fold(base: Variant, member: Member, *, name: str, has_true_organs: bool = False) -> list[Variant]:

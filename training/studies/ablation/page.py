@@ -8,7 +8,15 @@ from typing import Final
 from evaluation.metrics import METRICS
 from evaluation.statistics import CONFIDENCE, RESAMPLES, Interval
 from petct.case import Tracer
-from training.studies.ablation.effects import FEWEST_PATIENTS, Effect, Findings, Verdict, count_chance
+from training.studies.ablation.effects import (
+    FEWEST_CHANGED,
+    FEWEST_PATIENTS,
+    FLIPS,
+    Effect,
+    Findings,
+    Verdict,
+    count_chance,
+)
 from training.studies.ablation.study import Measured
 from training.studies.ablation.text import LIMITS, claim_lines, finding_line, lesion_lines, number, range_text
 from training.studies.ablation.variants import Comparison, Question, Study
@@ -58,7 +66,10 @@ def _head(measured: Measured, *, setup: str, command: str) -> list[str]:
     count = len(measured.cases)
     patients = measured.cases[0] if count == 1 else f"{measured.cases[0]} to {measured.cases[-1]}"
     lines = ["Generated, numbers and findings alike, by", "", "```", command, "```", ""]
-    lines.append(f"**{count} patient{'s' * (count != 1)}** ({patients}), who must not have been trained on. {setup}")
+    lines.append(
+        f"**{count} patient{'s' * (count != 1)}** ({patients}). None may have been trained on, which this command "
+        f"cannot check. {setup}"
+    )
     if measured.waiting:
         lines += ["", f"Not measured yet: {len(measured.waiting)} ({', '.join(measured.waiting)})."]
     if measured.refused:
@@ -73,16 +84,19 @@ def _how_to_read(effects: Mapping[Comparison, Sequence[Effect]]) -> list[str]:
         f"Each cell has the mean over patients [{percent} confidence interval] and below it the mean paired difference "
         f"to the reference [its interval]; patients were resampled {RESAMPLES} times. FP and FN volume are those of "
         "lesions (18-connected) without any voxel of truth or prediction. Of the two ratios the table has how far they "
-        "are from 1, so less is better. *Better* and *worse* mark differences whose interval leaves 0 out; with fewer "
-        f"than {FEWEST_PATIENTS} patients nothing is marked."
+        "are from 1, so less is better. *Better* and *worse* mark differences that are not 0 in "
+        f"{FEWEST_CHANGED} patients or more, whose interval leaves 0 out, and whose paired permutation test (the mean, "
+        f"with {FLIPS} random flips of the patients' signs) has p < {1 - CONFIDENCE:.2f}; with fewer than "
+        f"{FEWEST_PATIENTS} patients nothing is marked."
     ]
-    if chance.intervals:
+    if chance.possible:
         lines += [
             "",
-            f"{chance.intervals} differences could be marked (those that are 0 in every patient could not) and "
-            f"{chance.away} are. If no setting made any difference, about {chance.expected:.0f} would be marked by "
-            "chance; nothing is corrected for that, so a single mark without others like it is a hint and not a "
-            "result. A mark says that there is a difference, not that it is large.",
+            f"{chance.possible} differences could be marked (those that are not 0 in {FEWEST_CHANGED} patients or "
+            f"more) and {chance.marked} are. If no setting made any difference, up to {100 * (1 - CONFIDENCE):.0f} % "
+            f"of those that could be, about {chance.expected:.0f}, would be marked by chance; nothing is corrected "
+            "for that, so a single mark without others like it is a hint and not a result. A mark says that there is "
+            "a difference, not that it is large.",
         ]
     return lines
 

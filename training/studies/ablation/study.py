@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from evaluation.runs import breakdown_of
 from inference import OrganSource
 from petct.errors import CaseError
 from training.studies.ablation.patient import digest_of, measure_patient
@@ -80,7 +81,7 @@ def measure_patients(
     for number, (patient, outcome) in enumerate(
         _measure(jobs, study=study, source=source, device=device, processes=processes), start=1
     ):
-        if isinstance(outcome, CaseError):
+        if isinstance(outcome, str):
             refused.append(_refusal(patient, outcome))
             log.warning("%s (%d of %d)", refused[-1], number, len(jobs))
         else:
@@ -131,7 +132,7 @@ def collect(
     )
 
 
-def _refusal(patient: Path, error: CaseError) -> str:
+def _refusal(patient: Path, error: CaseError | str) -> str:
     return f"{patient.name}: {error}"
 
 
@@ -142,8 +143,8 @@ def _measure(
     source: OrganSource,
     device: torch.device,
     processes: int,
-) -> Iterator[tuple[Path, list[Row] | CaseError]]:
-    """Each patient with its rows or its refusal, as they come."""
+) -> Iterator[tuple[Path, list[Row] | str]]:
+    """Each patient with its rows or why it has none, as they come."""
     workers = min(processes, len(jobs))
     if workers < 2:
         for patient, variants in jobs:
@@ -172,14 +173,20 @@ def _start(threads: int) -> None:
 
 def _attempt(
     patient: Path, *, study: Study, variants: Sequence[Variant], source: OrganSource, device: torch.device
-) -> list[Row] | CaseError:
+) -> list[Row] | str:
+    """A patient's rows, or why it has none."""
     levels = {name: logging.getLogger(name).level for name in _TALKATIVE}
     try:
         for name in _TALKATIVE:
             logging.getLogger(name).setLevel(logging.WARNING)
         return measure_patient(patient, study=study, variants=variants, source=source, device=device)
     except CaseError as error:
-        return error
+        reason = str(error)
+    except (RuntimeError, MemoryError) as error:  # memory that ran out for one patient may do for the next
+        reason = breakdown_of(error)
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # here, as an exception's frames hold their tensors while it is handled
+    return reason

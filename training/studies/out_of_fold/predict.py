@@ -23,6 +23,7 @@ import SimpleITK as sitk
 import torch
 
 from evaluation.overlap import dice
+from evaluation.runs import breakdown_of
 from inference import OrganSource, Segmented, needs_totalsegmentator, organ_map, outline, predict_scan, refine_fdg
 from petct.case import Case, Scan, Tracer
 from petct.errors import CaseError
@@ -54,7 +55,7 @@ class Outcome:
         predicted: Predicted in this run.
         there: Predicted in an earlier run, with the same networks and rules.
         left_out: Not predicted, because no trained fold may predict them; with the reason.
-        broken: Not predicted, because something is wrong with them; with the refusal.
+        broken: Not predicted, because something is wrong with them or memory ran out; with the reason.
     """
 
     predicted: tuple[str, ...]
@@ -116,9 +117,14 @@ def predict_out_of_fold(
                 output=output, device=device,
             )  # fmt: skip
             predicted.append(patient.name)
+            continue
         except CaseError as error:
             broken[patient.name] = str(error)
-            log.error("%s: %s", patient.name, error)
+        except (RuntimeError, MemoryError) as error:  # memory that ran out for one patient may do for the next
+            broken[patient.name] = breakdown_of(error)
+        log.error("%s: %s", patient.name, broken[patient.name])
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # here, as an exception's frames hold their tensors while it is handled
     return Outcome(predicted=tuple(predicted), there=there, left_out=plan.left_out, broken=broken)
 
 
@@ -178,16 +184,28 @@ def _predict_patient(
 def _predict_scans(
     case: Case, *, manifest: Manifest, organ_source: OrganSource, device: torch.device, folder: Path
 ) -> dict[Tracer, Segmented]:
-    """Both scans before refinement; their probabilities are written on the way, and no longer held."""
-    masks = {}
-    for tracer in Tracer:
-        scan = case.scan(tracer)
-        organs = organ_map(scan, settings=manifest.organs, source=organ_source, device=device)
-        predicted = predict_scan(scan, organs=organs, manifest=manifest, device=device)
-        (folder / SCAN_FOLDERS[tracer]).mkdir(parents=True)
-        write_candidates(folder / SCAN_FOLDERS[tracer] / PROBABILITIES, candidates_of(predicted))
-        masks[tracer] = outline(predicted, tracer=tracer, settings=manifest.tracer(tracer))
-    return masks
+    """Both scans before refinement; a scan's probabilities are gone before the next is predicted."""
+    return {
+        tracer: _predict_scan(
+            case.scan(tracer),
+            manifest=manifest,
+            organ_source=organ_source,
+            device=device,
+            folder=folder / SCAN_FOLDERS[tracer],
+        )
+        for tracer in Tracer
+    }
+
+
+def _predict_scan(
+    scan: Scan, *, manifest: Manifest, organ_source: OrganSource, device: torch.device, folder: Path
+) -> Segmented:
+    """A scan before refinement; its probabilities are written on the way."""
+    organs = organ_map(scan, settings=manifest.organs, source=organ_source, device=device)
+    predicted = predict_scan(scan, organs=organs, manifest=manifest, device=device)
+    folder.mkdir(parents=True)
+    write_candidates(folder / PROBABILITIES, candidates_of(predicted))
+    return outline(predicted, tracer=scan.tracer, settings=manifest.tracer(scan.tracer))
 
 
 def _truth(patient: Path, scan: Scan) -> npt.NDArray[np.bool_]:
