@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from petct.case import Tracer
 from petct.errors import CaseError
@@ -18,9 +19,10 @@ from postprocessing.lesions import Lesion
 from postprocessing.refine import probability_of
 from training.__main__ import main
 from training.studies.out_of_fold.lesions import JudgedLesion, read_lesions, write_lesions
-from training.studies.out_of_fold.record import CaseRecord, rules_of, write_record
+from training.studies.out_of_fold.record import CaseRecord, read_record, rules_of, write_record
 from training.studies.refinement import fit as refinement_fit
 from training.studies.refinement import scores as refinement_scores
+from training.studies.refinement.calibration import slope
 from training.studies.refinement.fit import FEATURES, check_enough, cross_fit, fit, held_out_probabilities
 from training.studies.refinement.scores import dropped, score, without_rules
 from whole_case import stand_in_models, write_manifest
@@ -168,7 +170,10 @@ def test_scores_by_hand() -> None:
     is_disease = np.array([1, 0, 1, 1, 1, 0, 1, 0])
     assert scores.brier.value == pytest.approx(((p - is_disease) ** 2).mean())
     assert scores.mean_p == pytest.approx(p.mean())
-    for interval in (scores.sensitivity, scores.specificity, scores.roc_auc, scores.brier):
+    assert scores.calibration_in_the_large.value == pytest.approx(p.mean() - 5 / 8)
+    for interval in (
+        scores.sensitivity, scores.specificity, scores.roc_auc, scores.brier, scores.calibration_in_the_large
+    ):  # fmt: skip
         assert interval.count == 3
         assert interval.low <= interval.value <= interval.high
 
@@ -177,6 +182,9 @@ def test_dropped_volume_by_hand() -> None:
     by_p = dropped(TABLE, refinement_of=lambda _: without_rules(BY_SUV))
     assert (by_p.lesions, by_p.disease_lesions) == (5, 3)
     assert by_p.true_ml == pytest.approx(2.5 + 4.0 + 0.2)
+    assert by_p.true_share.value == pytest.approx(6.7 / 8.7)
+    # Patients have 2.5 of 4, 4 of 4.5 and all of 0.2 mL dropped; each may be drawn three times.
+    assert (by_p.true_share.low, by_p.true_share.high) == (pytest.approx(2.5 / 4.0), 1.0)
     assert by_p.false_ml == pytest.approx((3.0 - 2.5) + (9.0 - 4.0) + 0.4 + (0.7 - 0.2) + 0.3)
     with_rules = dropped(TABLE, refinement_of=lambda _: BY_SUV)
     assert (with_rules.lesions, with_rules.disease_lesions) == (3, 1)
@@ -193,6 +201,25 @@ def test_psma_disease_counts_in_the_decision() -> None:
     assert dropped(TABLE, refinement_of=lambda _: by_psma).lesions == 6  # all but the two that PSMA supports
 
 
+def test_the_calibration_slope_is_that_of_an_unregularised_fit(many: list[JudgedLesion]) -> None:
+    p = np.array([probability_of(one.features, refinement=TRUE) for one in many])
+    is_disease = np.array([one.is_disease for one in many])
+    logit = np.log(p / (1.0 - p))
+    fitted = LogisticRegression(C=1e12, tol=1e-10, max_iter=1000).fit(logit[:, None], is_disease)
+    assert slope(p, is_disease=is_disease) == pytest.approx(fitted.coef_[0, 0], rel=1e-4)
+    assert slope(p, is_disease=is_disease) == pytest.approx(1.0, abs=0.15)
+    too_sure = 1.0 / (1.0 + np.exp(-2.0 * logit - 0.7))
+    assert slope(too_sure, is_disease=is_disease) == pytest.approx(0.5, abs=0.075)
+
+
+def test_no_calibration_slope_where_none_fits_best() -> None:
+    p = np.array([0.1, 0.3, 0.6, 1.0])
+    assert np.isnan(slope(p, is_disease=np.array([False, False, True, True])))
+    assert np.isnan(slope(p, is_disease=np.array([True, True, True, True])))
+    assert np.isnan(slope(np.full(4, 0.4), is_disease=np.array([False, True, False, True])))
+    assert np.isfinite(slope(p, is_disease=np.array([False, True, False, True])))
+
+
 def test_patients_are_drawn_and_not_lesions() -> None:
     # Every patient is the same, so drawing patients again changes nothing; drawing lesions would.
     lesions = [
@@ -204,6 +231,8 @@ def test_patients_are_drawn_and_not_lesions() -> None:
     scores = score(lesions, p=p, refinement_of=lambda _: BY_SUV, seed=1)
     assert (scores.sensitivity.low, scores.sensitivity.value, scores.sensitivity.high) == (0.5, 0.5, 0.5)
     assert scores.roc_auc.low == scores.roc_auc.high == scores.roc_auc.value == 0.75
+    steepness = scores.calibration_slope
+    assert steepness.low == pytest.approx(steepness.value) == pytest.approx(steepness.high)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +299,11 @@ def test_the_command_writes_a_manifest_that_says_where_it_comes_from(
     assert record["lesions_sha256"] in head
     out = capsys.readouterr().out
     assert f"{len(lesions)} FDG lesions in 30 patients, {disease} of them disease" in out
+    large, steepness = (record["held_out_scores"][f"calibration_{name}"] for name in ("in_the_large", "slope"))
+    assert f"| {large['value']:+.3f} ({large['low']:+.3f} to {large['high']:+.3f}) |" in out
+    assert f"| {steepness['value']:.3f} ({steepness['low']:.3f}-{steepness['high']:.3f}) |" in out
+    share = record["held_out_scores"]["dropped_by_p"]["true_share"]
+    assert f"mL true, {share['value']:.1%} ({share['low']:.1%}-{share['high']:.1%}) of all that is true" in out
     assert "| 96% |" in out
     assert "| 99% |" in out
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -325,6 +359,19 @@ def test_lesions_of_other_limits_are_refused(
     error = capsys.readouterr().err
     assert error.startswith("train_0001: FDG must be predicted with the limits and regrowing of tiny.toml")
     assert "4.5" in error
+
+
+def test_patients_who_were_not_predicted_alike_are_refused(
+    tmp_path: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    oof = write_oof(tmp_path / "oof", TABLE, manifest=manifest)
+    record = read_record(oof / "train_0003")
+    write_record(oof / "train_0003", replace(record, made_with="1" * 64))
+    assert fit_command(oof, manifest, manifest.with_name("refit.toml")) == 1
+    assert capsys.readouterr().err == (
+        f"{oof} fold 0: patients of a fold must be predicted with the same networks, rules and organs, "
+        "got train_0001 and train_0003, made differently\n"
+    )
 
 
 def test_lesions_are_read_back_as_they_were(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from petct.manifest import TracerSettings, read_manifest
 from petct.organs import Organ
 from training.__main__ import main
 from training.studies.out_of_fold.probabilities import candidates_of, write_candidates
-from training.studies.out_of_fold.record import CaseRecord, rules_of, write_record
+from training.studies.out_of_fold.record import CaseRecord, read_record, rules_of, write_record
 from training.studies.sweep.choice import BEST, HONEST, MANIFEST, choices, choices_table
 from training.studies.sweep.limits import sweep_scan
 from training.studies.sweep.patients import TracerSweep
@@ -89,6 +89,20 @@ def test_every_pair_of_limits_is_worth_what_the_products_mask_is(seed: int, radi
     assert sweep.fn_volume_ml.max() > 0.0
 
 
+def test_more_limits_than_a_byte_counts() -> None:
+    predicted, truth = scan(1)
+
+    def sweep(ttb_limits: tuple[float, ...]):
+        return sweep_scan(
+            candidates_of(predicted), truth=truth, settings=SETTINGS, ttb_limits=ttb_limits, normal_limits=(0.3, 0.75)
+        )
+
+    many = tuple(np.linspace(0.02, 0.9, 261).tolist())
+    fine, coarse = sweep(many), sweep(many[::26])
+    for name in ("dice", "fp_volume_ml", "fn_volume_ml"):
+        np.testing.assert_array_equal(getattr(fine, name)[::26], getattr(coarse, name))
+
+
 @pytest.mark.parametrize("has_truth", [False, True])
 def test_a_scan_in_which_nothing_is_found(has_truth: bool) -> None:
     predicted, truth = scan(3)
@@ -151,6 +165,11 @@ def test_choosing_by_hand() -> None:
     assert (best.points, best.dice.value) == (((2, 0),), pytest.approx((1.0 + 0.4) / 2))
     # Fold 0 is scored where fold 1 is best, and the other way round.
     assert (honest.points, honest.dice.value) == (((1, 0), (2, 0)), pytest.approx((0.3 + 0.4) / 2))
+    assert (manifest.dice_gain.low, manifest.dice_gain.value, manifest.dice_gain.high) == (0.0, 0.0, 0.0)
+    assert best.dice_gain.value == pytest.approx(((1.0 - 0.7) + (0.4 - 0.5)) / 2)
+    assert (best.dice_gain.low, best.dice_gain.high) == (pytest.approx(0.4 - 0.5), pytest.approx(1.0 - 0.7))
+    assert honest.dice_gain.value == pytest.approx(((0.3 - 0.7) + (0.4 - 0.5)) / 2)
+    assert "| 0.8 / 0.75 | 0.700 (0.400-1.000) | +0.100 (-0.100 to +0.300) |" in choices_table(sweep)
     assert honest.fp_volume_ml.value == pytest.approx(10 * (0.3 + 0.4) / 2)
     assert honest.fn_volume_ml.value == pytest.approx(100 * (0.3 + 0.4) / 2)
 
@@ -165,6 +184,7 @@ def test_a_patient_without_disease_counts_in_volumes_only() -> None:
     sweep = replace(sweep, fp_volume_ml=np.ones((2, 3, 1)), fn_volume_ml=np.zeros((2, 3, 1)))
     _, best = choices(sweep)
     assert (best.points, best.dice.value, best.dice.count) == (((2, 0),), 1.0, 1)
+    assert (best.dice_gain.value, best.dice_gain.count) == (pytest.approx(0.3), 1)
     assert best.fp_volume_ml.count == 2
 
 
@@ -209,7 +229,7 @@ def test_the_command_writes_pictures_and_tables(
     # 0.3 and 0.6 and 0.9, and the manifest's own limits between them.
     assert sweep_command(folders, tmp_path / "out", "--step", "0.3") == 0
     out = capsys.readouterr().out
-    assert "| PSMA, 2 patients | ttb / normal | Dice | FP mL | FN mL |" in out
+    assert "| PSMA, 2 patients | ttb / normal | Dice | Dice minus the manifest's, paired | FP mL | FN mL |" in out
     assert "| manifest | 0.25 / 0.75 |" in out
     assert "| chosen on the other folds |" in out
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -243,6 +263,25 @@ def test_nothing_is_overwritten_unasked(
     assert (tmp_path / "out" / "sweep_psma.csv").read_text(encoding="utf-8") == "mine"
     assert sweep_command(folders, tmp_path / "out", "--step", "0.5", "--overwrite") == 0
     assert (tmp_path / "out" / "sweep_psma.csv").read_text(encoding="utf-8") != "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"members": {"psma": ["plain"], "fdg": ["other"]}}, "networks of the same names"),
+        ({"rules": {"psma": {}, "fdg": {}}}, "the same limits and regrowing"),
+    ],
+)
+def test_folds_that_were_not_predicted_alike_are_refused(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict, rule: str
+) -> None:
+    write_record(folders[0] / "train_0001", replace(read_record(folders[0] / "train_0001"), **change))
+    assert sweep_command(folders, tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"{folders[0]} folds 0 and 1: all folds must be predicted with {rule}, got ")
+    assert "for train_0000" in error
+    assert "for train_0001" in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_truth_on_another_grid_is_refused(

@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from petct.case import Tracer
     from petct.manifest import read_manifest
-    from training.studies.out_of_fold.record import read_records
+    from training.studies.out_of_fold.alike import read_alike_records
     from training.studies.sweep.choice import choices_table
     from training.studies.sweep.patients import sweep_tracer, write_sweep
     from training.studies.sweep.plot import draw_sweep
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     # Rounded, so that 3 x 0.05 is the manifest's 0.15.
     limits = [round(n * options.step, 9) for n in range(1, 100) if n * options.step < 1.0 - 1e-9]
     manifest = read_manifest(options.manifest)
-    records = list(read_records(options.oof).values())
+    records = list(read_alike_records(options.oof).values())
     tracers = [tracer for tracer in Tracer if options.tracer in (tracer.value, "both")]
     files = {tracer: options.output / f"sweep_{tracer}.png" for tracer in tracers}
     for file in (path.with_suffix(suffix) for path in files.values() for suffix in (".png", ".csv")):

@@ -59,8 +59,10 @@ def _draw_calibration(panel: Any, study: Study) -> None:
         ("fitted", study.p, study.scores, _FITTED),
         ("published", study.published_p, study.published, _PUBLISHED),
     ):
+        steepness = scores.calibration_slope.value
+        slope = "no slope" if steepness is None else f"slope {steepness:.2f}"
         true_share, mean_p = calibration_curve(is_disease, p, n_bins=_BINS, strategy="quantile")
-        panel.plot(mean_p, true_share, "o-", color=colour, label=f"{name}, Brier {scores.brier.value:.3f}")
+        panel.plot(mean_p, true_share, "o-", color=colour, label=f"{name}, Brier {scores.brier.value:.3f}, {slope}")
     panel.set(xlabel="mean p of a tenth of the lesions", ylabel="share that is disease", title="calibration")
     panel.legend(loc="upper left")
 

@@ -41,6 +41,10 @@ def study_table(study: Study) -> str:
         f"| Brier score | {_number(study.scores.brier)} | {_number(study.published.brier)} | |",
         f"| mean p ({held['disease_lesions'] / held['lesions']:.3f} are disease) | {study.scores.mean_p:.3f} "
         f"| {study.published.mean_p:.3f} | |",
+        f"| calibration in the large: mean p minus that share (0 is perfect) "
+        f"| {_signed(study.scores.calibration_in_the_large)} | {_signed(study.published.calibration_in_the_large)} | |",
+        f"| calibration slope (1 is perfect, below it p is too sure) | {_number(study.scores.calibration_slope)} "
+        f"| {_number(study.published.calibration_slope)} | |",
         f"| dropped by p alone | {_dropped(study.scores.dropped_by_p)} | {_dropped(study.published.dropped_by_p)} | |",
         f"| dropped with the manifest's rules | {_dropped(study.scores.dropped_with_rules)} "
         f"| {_dropped(study.published.dropped_with_rules)} | |",
@@ -143,14 +147,21 @@ def _number(interval: Interval) -> str:
     return _text(interval, ".3f")
 
 
-def _text(interval: Interval, form: str) -> str:
-    if interval.value is None or interval.low is None or interval.high is None:
+def _signed(interval: Interval) -> str:
+    return _text(interval, "+.3f", between=" to ")
+
+
+def _text(interval: Interval, form: str, *, between: str = "-") -> str:
+    if interval.value is None:
         return "none"
-    return f"{interval.value:{form}} ({interval.low:{form}}-{interval.high:{form}})"
+    if interval.low is None or interval.high is None:
+        return f"{interval.value:{form}}"
+    return f"{interval.value:{form}} ({interval.low:{form}}{between}{interval.high:{form}})"
 
 
 def _dropped(dropped: Dropped) -> str:
     return (
         f"{dropped.lesions} lesions, {dropped.disease_lesions} of them disease: "
-        f"{dropped.true_ml:.1f} mL true, {dropped.false_ml:.1f} mL false"
+        f"{dropped.true_ml:.1f} mL true, {_percent(dropped.true_share)} of all that is true; "
+        f"{dropped.false_ml:.1f} mL false"
     )

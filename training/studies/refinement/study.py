@@ -16,9 +16,10 @@ from petct.case import Tracer
 from petct.errors import CaseError
 from petct.manifest import Manifest, Refinement, read_manifest
 from petct.written_whole import written_whole
+from training.studies.out_of_fold.alike import read_alike_records
 from training.studies.out_of_fold.lesions import COLUMNS, JudgedLesion, lesion_row, read_lesions
 from training.studies.out_of_fold.predict import LESIONS
-from training.studies.out_of_fold.record import read_records, rules_of
+from training.studies.out_of_fold.record import rules_of
 from training.studies.refinement.fit import (
     CrossFit,
     Fit,
@@ -68,12 +69,12 @@ def collect_lesions(oof: Path, *, manifest: Manifest) -> tuple[tuple[JudgedLesio
         manifest: What the classifier is for.
 
     Raises:
-        CaseError: There are none, a file is malformed, or lesions were found with other limits or regrowing than the
-            manifest's, which make other lesions.
+        CaseError: There are none, a file is malformed, patients were not predicted alike, or lesions were found with
+            other limits or regrowing than the manifest's, which make other lesions.
     """
     digest = hashlib.sha256()
     lesions: list[JudgedLesion] = []
-    for name, record in read_records(oof).items():
+    for name, record in read_alike_records(oof).items():
         for tracer in Tracer:
             if record.rules[tracer.value] != (rules := rules_of(manifest.tracer(tracer))):
                 rule = f"{tracer.name} must be predicted with the limits and regrowing of {manifest.path.name}, {rules}"

@@ -7,6 +7,7 @@ estimated by leaving out a fold at a time: the pair is chosen on the other folds
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,7 @@ class Choice:
         name: `MANIFEST`, `BEST` or `HONEST`.
         points: Places in the grid, by fold for `HONEST`, else one.
         dice: Mean Dice over patients.
+        dice_gain: Mean over patients of their Dice minus their Dice with the manifest's limits; of those who have both.
         fp_volume_ml: Mean false-positive volume in mL.
         fn_volume_ml: Mean false-negative volume in mL.
     """
@@ -38,6 +40,7 @@ class Choice:
     name: str
     points: tuple[tuple[int, int], ...]
     dice: Interval
+    dice_gain: Interval
     fp_volume_ml: Interval
     fn_volume_ml: Interval
 
@@ -76,37 +79,45 @@ def choices(sweep: TracerSweep) -> tuple[Choice, ...]:
 
 
 def _choice(name: str, sweep: TracerSweep, *, by_fold: dict[int, tuple[int, int]]) -> Choice:
-    def mean(values: Float) -> Interval:
-        scores = [float(values[(n, *by_fold[fold])]) for n, fold in enumerate(sweep.folds)]
+    def of_patients(values: Float) -> list[float]:
+        return [float(values[(n, *by_fold[fold])]) for n, fold in enumerate(sweep.folds)]
+
+    def mean(scores: Sequence[float]) -> Interval:
         return mean_with_interval([None if math.isnan(score) else score for score in scores])
+
+    by_manifest = sweep.dice[(slice(None), *sweep.manifest_point)]
+    dice = of_patients(sweep.dice)
 
     return Choice(
         name=name,
         points=tuple(by_fold.values()) if name == HONEST else (next(iter(by_fold.values())),),
-        dice=mean(sweep.dice),
-        fp_volume_ml=mean(sweep.fp_volume_ml),
-        fn_volume_ml=mean(sweep.fn_volume_ml),
+        dice=mean(dice),
+        dice_gain=mean([float(one - other) for one, other in zip(dice, by_manifest, strict=True)]),
+        fp_volume_ml=mean(of_patients(sweep.fp_volume_ml)),
+        fn_volume_ml=mean(of_patients(sweep.fn_volume_ml)),
     )
 
 
 def choices_table(sweep: TracerSweep) -> str:
     """The choices as a Markdown table."""
     lines = [
-        f"| {sweep.tracer.name}, {len(sweep.cases)} patients | ttb / normal | Dice | FP mL | FN mL |",
-        "|---|---|---|---|---|",
+        f"| {sweep.tracer.name}, {len(sweep.cases)} patients | ttb / normal | Dice "
+        "| Dice minus the manifest's, paired | FP mL | FN mL |",
+        "|---|---|---|---|---|---|",
     ]
     for choice in choices(sweep):
         points = [f"{sweep.ttb_limits[i]:g} / {sweep.normal_limits[j]:g}" for i, j in choice.points]
-        scores = f"{_text(choice.dice, 3)} | {_text(choice.fp_volume_ml, 1)} | {_text(choice.fn_volume_ml, 1)}"
-        lines.append(f"| {choice.name} | {', '.join(points)} | {scores} |")
+        gain = "" if choice.name == MANIFEST else _text(choice.dice_gain, "+.3f", between=" to ")
+        volumes = f"{_text(choice.fp_volume_ml, '.1f')} | {_text(choice.fn_volume_ml, '.1f')}"
+        lines.append(f"| {choice.name} | {', '.join(points)} | {_text(choice.dice, '.3f')} | {gain} | {volumes} |")
     if len(set(sweep.folds)) == 1:
-        lines.append(f"| {HONEST} | all patients are of one fold: no estimate | | | |")
+        lines.append(f"| {HONEST} | all patients are of one fold: no estimate | | | | |")
     return "\n".join(lines)
 
 
-def _text(interval: Interval, digits: int) -> str:
+def _text(interval: Interval, form: str, *, between: str = "-") -> str:
     if interval.value is None:
         return "no value"
     if interval.low is None or interval.high is None:
-        return f"{interval.value:.{digits}f}"
-    return f"{interval.value:.{digits}f} ({interval.low:.{digits}f}-{interval.high:.{digits}f})"
+        return f"{interval.value:{form}}"
+    return f"{interval.value:{form}} ({interval.low:{form}}{between}{interval.high:{form}})"

@@ -28,12 +28,14 @@ from postprocessing.threshold import threshold
 from training.studies.out_of_fold.probabilities import FLOOR, Candidates
 
 Mask = npt.NDArray[np.bool_]
-Whole = npt.NDArray[np.int64]
+Whole = npt.NDArray[np.integer]
 Float = npt.NDArray[np.float64]
 Box = tuple[slice, slice, slice]
 
 # One of each pair of opposite steps to the 18 neighbours of a lesion's voxel, (z, y, x).
 _STEPS = ((0, 0, 1), (0, 1, -1), (0, 1, 0), (0, 1, 1), (1, -1, 0), (1, 0, -1), (1, 0, 0), (1, 0, 1), (1, 1, 0))
+
+_NUMBER = np.int32  # of a voxel: a box has far fewer than 2^31, and their pairs are what fills the memory
 
 
 @dataclass(frozen=True)
@@ -84,15 +86,14 @@ def sweep_scan(
     lesions, lesion_count = label_lesions(truth)
     lesion_voxels = np.bincount(lesions.ravel(), minlength=lesion_count + 1)[1:]
     place = np.nonzero(level)
-    level_of, normal_level_of, lesion_of = level[place], normal_level[place], lesions[box][place].astype(np.int64)
+    level_of, normal_level_of, lesion_of = level[place], normal_level[place], lesions[box][place]
     pairs = _neighbours(level > 0)
     sweeps = []
     for column in range(len(normal_limits)):
-        stays = normal_level_of <= column
-        kept = np.where(stays, level_of, 0)
+        kept = level_of * (normal_level_of <= column)
         predicted = _at_or_above(kept, count=len(ttb_limits))
-        both = _at_or_above(np.where(lesion_of > 0, kept, 0), count=len(ttb_limits))
-        found = np.zeros(lesion_count + 1, dtype=np.int64)
+        both = _at_or_above(kept * (lesion_of > 0), count=len(ttb_limits))
+        found = np.zeros(lesion_count + 1, dtype=kept.dtype)
         np.maximum.at(found, lesion_of, kept)
         missed = lesion_voxels.sum() - _at_or_above(found[1:], count=len(ttb_limits), weights=lesion_voxels)
         false = _false_voxels(kept, is_true=lesion_of > 0, pairs=pairs, count=len(ttb_limits))
@@ -134,7 +135,7 @@ def _levels(
     # Regrowing asks the PET only whether a voxel is at or above the threshold, and that is what is kept of it.
     is_hot = _dense(candidates, candidates.is_hot, box=box).astype(np.float32)
     nothing = np.zeros(organs.shape, dtype=bool)
-    level = np.zeros(organs.shape, dtype=np.int64)
+    level = np.zeros(organs.shape, dtype=np.min_scalar_type(len(ttb_limits)))
     for limit in ttb_limits:
         level += regrow(
             threshold(probabilities, ttb_probability=limit, normal_probability=1.0).ttb,
@@ -146,7 +147,7 @@ def _levels(
             protected=settings.protected_organs,
             spacing_mm_zyx=candidates.grid.spacing_mm_zyx,
         )
-    normal_level = np.zeros(organs.shape, dtype=np.int64)
+    normal_level = np.zeros(organs.shape, dtype=np.min_scalar_type(len(normal_limits)))
     for limit in normal_limits:
         normal_level += threshold(probabilities, ttb_probability=1.0, normal_probability=limit).normal
     return level, normal_level
@@ -164,13 +165,14 @@ def _dense(candidates: Candidates, values: npt.NDArray[Any], *, box: Box) -> npt
 
 def _neighbours(mask: Mask) -> Whole:
     """Pairs of 18-connected voxels of a mask, by their numbers in the order of np.nonzero; shape (2, n)."""
-    number = np.pad(np.full(mask.shape, -1, dtype=np.int64), 1, constant_values=-1)
+    number = np.pad(np.full(mask.shape, -1, dtype=_NUMBER), 1, constant_values=-1)
     place = np.array(np.nonzero(mask)) + 1
-    number[tuple(place)] = np.arange(place.shape[1])
-    pairs = [np.empty((2, 0), dtype=np.int64)]
+    number[tuple(place)] = np.arange(place.shape[1], dtype=_NUMBER)
+    pairs = [np.empty((2, 0), dtype=_NUMBER)]
     for step in _STEPS:
         neighbour = number[tuple(place + np.array(step)[:, None])]
-        pairs.append(np.array([np.flatnonzero(neighbour >= 0), neighbour[neighbour >= 0]]))
+        is_there = neighbour >= 0
+        pairs.append(np.array([np.flatnonzero(is_there), neighbour[is_there]], dtype=_NUMBER))
     return np.concatenate(pairs, axis=1)
 
 
@@ -185,7 +187,7 @@ def _false_voxels(levels: Whole, *, is_true: Mask, pairs: Whole, count: int) -> 
 
     From the highest limit to the lowest, lesions only grow and join: each step joins those of the step before.
     """
-    lesion = np.arange(len(levels))
+    lesion = np.arange(len(levels), dtype=_NUMBER)
     joined_at = levels[pairs].min(axis=0, initial=count)
     false = np.zeros(count, dtype=np.int64)
     for limit in range(count, 0, -1):
