@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor as extractor_module
@@ -12,16 +13,21 @@ import nnunetv2.experiment_planning.plan_and_preprocess_api as nnunet_api
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
-from petct.case import Tracer
+from petct.case import Scan, Tracer
 from petct.errors import CaseError
 from petct.geometry import grid_of, to_array, to_image
 from petct.manifest import OrganSettings, read_manifest
+from petct.scan_files import ScanFiles
 from tiny_patients import write_patients
 from training.__main__ import main
-from training.datasets import build, organ_maps, planning
+from training.datasets import build, clipping, organ_maps, planning, raw_cases
 from training.datasets.descriptions import dataset_name
-from training.datasets.provenance import read_provenance
+from training.datasets.disk_space import raw_bytes
+from training.datasets.provenance import DatasetProvenance, read_provenance
+from training.datasets.raw_cases import PatientInputs, patient_inputs
+from training.datasets.sources import read_named_scan
 from training.datasets.staleness import outdated_results
 from whole_case import stand_in_models, write_manifest
 
@@ -195,6 +201,71 @@ def test_broken_patients_are_left_out_when_asked_and_counted(
     assert error == f"Dataset802_FDG_PET_none: {rule}"
 
 
+def refuse_ct(monkeypatch: pytest.MonkeyPatch, *refused: str) -> None:
+    """A CT that breaks after the check, as one on a failing disk does."""
+
+    def fail(files: ScanFiles, *, patient: str) -> Scan:
+        if patient in refused:
+            raise CaseError("PSMA/CT.nii.gz", "file must be readable")
+        return read_named_scan(files, patient=patient)
+
+    for module in (clipping, raw_cases):
+        monkeypatch.setattr(module, "read_named_scan", fail)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        ((901,), "Dataset901_PSMA_PET_binary"),
+        ((298,), "Dataset298_organs_6mm"),
+        ((801, "--clip-ct"), "PSMA CT percent"),
+    ],
+)
+def test_every_patient_is_tried_and_every_refused_one_named(
+    nnunet: NnUNet,
+    patients: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[object, ...],
+    where: str,
+) -> None:
+    refuse_ct(monkeypatch, "train_0000", "train_0002")
+    assert run(nnunet, patients, *arguments) == 1
+    *each, last = capsys.readouterr().err.splitlines()
+    assert each == [f"train_000{n} PSMA/CT.nii.gz: file must be readable" for n in (0, 2)]
+    assert last.startswith(where)
+    rule = "2 of 3 patients cannot be used; mend them, or --leave-out-broken (train_0000, train_0002)"
+    assert last.endswith(f": {rule}, got {each[0]}")
+    assert names(nnunet.root / "nnUNet_raw") == []
+    number = int(str(arguments[0]))
+    assert run(nnunet, patients, *arguments, "--leave-out-broken") == 0
+    made = read_provenance(nnunet.root, number=number)
+    assert (made.patients, made.left_out) == (("train_0001",), ("train_0000", "train_0002"))
+    cases = names(nnunet.root / "nnUNet_raw" / dataset_name(number) / "imagesTr")
+    assert cases
+    assert all(case.startswith("train_0001") for case in cases)
+    # The same request finds it there.
+    nnunet.calls.clear()
+    assert run(nnunet, patients, *arguments, "--leave-out-broken") == 0
+    assert nnunet.calls == []
+
+
+def test_what_was_written_of_a_refused_patient_is_removed_and_nothing_else(
+    nnunet: NnUNet, patients: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (patients / "train_0002").rename(patients / "train_0001_psma_b")
+
+    def fail(patient: Path, **_: Any) -> PatientInputs:
+        if patient.name == "train_0001":
+            raise CaseError("file", "must not change while it is read")
+        return patient_inputs(patient, **_)
+
+    monkeypatch.setattr(raw_cases, "patient_inputs", fail)
+    assert run(nnunet, patients, 298, "--leave-out-broken") == 0
+    labels = names(nnunet.root / "nnUNet_raw" / dataset_name(298) / "labelsTr")
+    assert labels == [f"{name}_{t}.mha" for name in ("train_0000", "train_0001_psma_b") for t in ("fdg", "psma")]
+
+
 def test_when_all_are_broken_there_is_no_data_set(
     nnunet: NnUNet, patients: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -275,6 +346,27 @@ def test_a_data_set_of_something_else_is_not_taken_for_it(
     assert names(nnunet.root / "nnUNet_raw") == ["Dataset801_PSMA_PET_none"]
     assert run(nnunet, patients, 801, "--overwrite", *arguments) == 0
     assert read_provenance(nnunet.root, number=801).sha256 != before.sha256
+
+
+def test_overwriting_goes_on_where_it_was_interrupted(
+    nnunet: NnUNet, patients: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run(nnunet, patients, 801, 802) == 0
+    raw = nnunet.root / "nnUNet_raw"
+    made = {number: (raw / dataset_name(number) / "dataset.json").stat().st_ino for number in (801, 802)}
+    change_threshold(patients)  # of PSMA, which 802 does not look at
+    nnunet.calls.clear()
+    with caplog.at_level(logging.INFO):
+        assert run(nnunet, patients, 801, 802, "--overwrite") == 0
+    assert nnunet.calls == [("fingerprint", 801), ("preprocess", 801)]
+    assert (raw / dataset_name(801) / "dataset.json").stat().st_ino != made[801]
+    assert (raw / dataset_name(802) / "dataset.json").stat().st_ino == made[802]
+    got = "files that have changed since, or were added (corrections, organ maps)"
+    assert f"Dataset801_PSMA_PET_none is made anew: {MADE_OF_ELSE}{got}" in caplog.messages
+    assert "Dataset802_FDG_PET_none is made of just this, and kept" in caplog.messages
+    nnunet.calls.clear()
+    assert run(nnunet, patients, 801, 802, "--overwrite") == 0
+    assert nnunet.calls == []
 
 
 def test_a_data_set_from_before_provenance_is_refused(
@@ -464,9 +556,33 @@ def test_a_map_of_another_ct_or_model_is_not_taken(
     ct = patients / "train_0001" / "FDG" / "CT.nii.gz"
     image = sitk.ReadImage(str(ct))
     sitk.WriteImage(to_image(to_array(image) + 1, grid_of(image)), str(ct))
-    with pytest.raises(CaseError, match="totseg_24.nii.gz: must be computed from this CT by this model; remove it"):
-        organ_maps.compute_maps(missing, organs=where, settings=settings, device="cpu")
+    refused = organ_maps.compute_maps(missing, organs=where, settings=settings, device="cpu")
+    file = where / "train_0001" / "FDG" / "totseg_24.nii.gz"
+    rule = "must be computed from this CT by this model; remove it, and it is computed anew"
+    assert {name: str(error) for name, error in refused.items()} == {"train_0001": f"{file}: {rule}"}
     assert len(found) == 1
+
+
+def test_a_patient_whose_map_cannot_be_computed_does_not_stop_the_others(
+    nnunet: NnUNet, patients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def find_organs(ct: sitk.Image, *, settings: OrganSettings, device: str, where: str) -> sitk.Image:
+        if "train_0001" in where:
+            raise CaseError(where, "TotalSegmentator must find organs", "none")
+        return to_image(np.full(grid_of(ct).shape_zyx, 5, dtype=np.uint8), grid_of(ct))
+
+    monkeypatch.setattr(organ_maps, "find_organs", find_organs)
+    without_maps(patients, "train_0000/FDG", "train_0001/FDG", "train_0002/FDG")
+    arguments = (902, "--manifest", write_manifest(stand_in_models(tmp_path / "models")))
+    assert run(nnunet, patients, *arguments) == 1
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "train_0001 FDG/CT.nii.gz: TotalSegmentator must find organs, got none"
+    assert last.startswith("organ maps: 1 of 3 patients cannot be used; ")
+    assert names(nnunet.root / "organs") == ["train_0000", "train_0002"]
+    assert names(nnunet.root / "nnUNet_raw") == []
+    assert run(nnunet, patients, *arguments, "--leave-out-broken") == 0
+    made = read_provenance(nnunet.root, number=902)
+    assert (made.left_out, made.organs_computed) == (("train_0001",), ("train_0000", "train_0002"))
 
 
 def test_without_weights_a_missing_map_is_refused_before_anything_is_written(
@@ -489,7 +605,62 @@ def test_the_organ_data_set_needs_maps_of_its_own(
     assert found == []
 
 
-# --- Memory.
+@pytest.mark.parametrize(("has_gpu", "device"), [(True, "cuda"), (False, "cpu")])
+def test_organ_maps_are_computed_on_a_gpu_where_there_is_one(
+    nnunet: NnUNet, patients: Path, monkeypatch: pytest.MonkeyPatch, has_gpu: bool, device: str
+) -> None:
+    asked: list[str] = []
+
+    def note(numbers: list[int], request: build.BuildRequest) -> dict[int, DatasetProvenance]:
+        asked.append(request.device)
+        return {}
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(build, "build_datasets", note)
+    assert run(nnunet, patients, 801) == 0
+    assert run(nnunet, patients, 801, "--device", "cpu") == 0
+    assert asked == [device, "cpu"]
+
+
+# --- Disk and memory.
+
+
+@pytest.mark.parametrize("number", [801, 922, 298])
+def test_the_bytes_of_a_raw_data_set_are_known_before_it_is_written(
+    nnunet: NnUNet, patients: Path, number: int
+) -> None:
+    expected = raw_bytes(number, patients=sorted(patients.iterdir()))
+    assert run(nnunet, patients, number) == 0
+    folder = nnunet.root / "nnUNet_raw" / dataset_name(number)
+    files = [*(folder / "imagesTr").iterdir(), *(folder / "labelsTr").iterdir()]
+    voxel_bytes = sum(_voxel_bytes(file) for file in files)
+    # A 6 mm grid is rounded to whole voxels, of which a tiny phantom has few.
+    assert expected == (pytest.approx(voxel_bytes, rel=0.25) if number == 298 else voxel_bytes)
+
+
+def _voxel_bytes(file: Path) -> int:
+    image = sitk.ReadImage(str(file))
+    return int(image.GetNumberOfPixels() * image.GetSizeOfPixelComponent())
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
+    nnunet: NnUNet, patients: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = sorted(patients.iterdir())
+    needed = sum(raw_bytes(number, patients=folders) for number in (801, 922))
+    free = needed - 1
+
+    def usage(path: Path) -> SimpleNamespace:
+        assert path.exists()
+        return SimpleNamespace(free=free)
+
+    monkeypatch.setattr("training.datasets.disk_space.shutil.disk_usage", usage)
+    error = refusal(capsys, nnunet, patients, 801, 922)
+    rule = f"2 raw data sets of 3 patients need {needed / 1e9:.3g} GB of free disk"
+    assert error == f"{nnunet.root}: {rule}, got {free / 1e9:.3g} GB"
+    assert names(nnunet.root) == []
+    free = needed
+    assert run(nnunet, patients, 801, 922) == 0
 
 
 def test_processes_are_as_many_as_memory_allows(

@@ -1,13 +1,17 @@
 import csv
+import logging
 import re
 from pathlib import Path
 
 import pytest
 
 from fold_cases import edit_truth, make_dataset, one_by_one, trained
+from petct.case import Tracer
 from tiny_patients import write_patients
 from training.__main__ import main
-from training.datasets.descriptions import DATASET_NUMBERS
+from training.datasets.descriptions import DATASET_NUMBERS, dataset_name
+from training.datasets.organ_maps import computed_map
+from training.datasets.provenance import DatasetProvenance, write_provenance
 from training.folds import patient_traits
 from training.folds.splits import (
     master_file,
@@ -93,6 +97,47 @@ def test_a_broken_patient_is_left_out_only_when_told_to(
     assert "5 folds of 5 patients, 1 left out" in capsys.readouterr().out
     error = refusal(capsys, *options, "--leave-out", "train_0009")
     assert error == f"--leave-out: must be patients of {patients}, got train_0009"
+
+
+def leave_out(nnunet: Path, number: int, *names: str) -> None:
+    """A data set without some of the six patients."""
+    kept = [name for name in (f"train_000{n}" for n in range(6)) if name not in names]
+    make_dataset(nnunet, number, patients=kept)
+    made = DatasetProvenance(tuple(kept), (), left_out=names, organs_computed=(), clip=None, sha256="0" * 64)
+    write_provenance(nnunet / "nnUNet_raw" / dataset_name(number), made)
+
+
+def test_whom_all_data_sets_leave_out_the_folds_leave_out(
+    tmp_path: Path, patients: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    nnunet = tmp_path / "nnunet"
+    (patients / "train_0003" / "PSMA" / "TTB.nii.gz").write_bytes(b"cut off")
+    leave_out(nnunet, 801, "train_0001", "train_0003")
+    leave_out(nnunet, 802, "train_0003", "train_0009")
+    options = ("--patients", patients, "--nnunet", nnunet, "--folds", 2)
+    caplog.set_level(logging.INFO)
+    assert call(*options) == 0
+    assert patients_of(read_splits(master_file(nnunet))) == tuple(f"train_000{n}" for n in (0, 1, 2, 4, 5))
+    assert "the data sets are without, and so are the folds: train_0003" in caplog.messages
+    assert "2 folds of 5 patients, 1 left out" in capsys.readouterr().out
+    # One data set that has the patient, or does not say, and the patient must be measured.
+    leave_out(nnunet, 901)
+    assert "got broken: train_0003" in refusal(capsys, *options)
+    (nnunet / "nnUNet_raw" / dataset_name(901) / "provenance.json").unlink()
+    assert "got broken: train_0003" in refusal(capsys, *options)
+
+
+def test_computed_organ_maps_are_found(tmp_path: Path, patients: Path) -> None:
+    options = ("--patients", patients, "--folds", 2, "--nnunet")
+    assert call(*options, tmp_path / "given", "--csv", tmp_path / "given.csv") == 0
+    for patient in patients.iterdir():
+        computed = computed_map(tmp_path / "computed" / "organs", patient=patient.name, tracer=Tracer.FDG)
+        computed.parent.mkdir(parents=True)
+        (patient / "FDG" / "totseg_24.nii.gz").rename(computed)
+    assert call(*options, tmp_path / "computed", "--csv", tmp_path / "computed.csv") == 0
+    assert call(*options, tmp_path / "none", "--csv", tmp_path / "none.csv") == 0
+    given, computed, none = ((tmp_path / f"{name}.csv").read_text("utf-8") for name in ("given", "computed", "none"))
+    assert given == computed != none
 
 
 def test_the_authors_splits_are_used_as_they_are(

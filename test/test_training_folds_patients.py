@@ -12,12 +12,14 @@ from petct.case import Tracer
 from petct.folders import read_truth
 from petct.geometry import Grid, to_array, to_image
 from tiny_patients import write_patient, write_patients
+from training.datasets.organ_maps import computed_map
 from training.folds import patient_traits
 from training.folds.patient_traits import PatientTraits, grid_class, measure_patient, measure_patients
 from training.folds.traits import Trait, standardised, traits_of
 from whole_case import nearest
 
 LIVER, SPLEEN = 5, 1
+NONE = Path("no computed organ maps")
 
 
 def test_disease_and_grids_are_measured(tmp_path: Path) -> None:
@@ -26,7 +28,7 @@ def test_disease_and_grids_are_measured(tmp_path: Path) -> None:
     # shares a corner only with that one, and one that is far away.
     edit_truth(patient, "PSMA", {(5, 3, 3): 0, (5, 4, 2): 1, (6, 5, 3): 1, (10, 8, 6): 1})
     edit_truth(patient, "FDG", {(1, 2, 3): 1}, is_empty=True)
-    found = measure_patient(patient)
+    found = measure_patient(patient, organs=NONE)
     assert found.name == "train_0001"
     assert found.psma.lesions == 3
     assert found.psma.voxel_ml == pytest.approx(4.0 * 5.0 * 3.0 / 1000)
@@ -55,7 +57,7 @@ def test_a_grids_class_leaves_the_number_of_slices_and_rounding_out() -> None:
 def test_a_patient_with_disease_of_one_tracer_only(tmp_path: Path, scan: str, alone: Tracer) -> None:
     patient = write_patient(tmp_path / "train_0001")
     edit_truth(patient, scan, {}, is_empty=True)
-    found = measure_patient(patient)
+    found = measure_patient(patient, organs=NONE)
     assert [found.is_alone(tracer) for tracer in Tracer] == [tracer is alone for tracer in Tracer]
     other = found.psma if alone is Tracer.FDG else found.fdg
     assert (other.ttb_ml, other.lesions, other.alone_share) == (0.0, 0, 0.0)
@@ -73,7 +75,7 @@ def test_the_share_of_disease_that_one_tracer_shows_alone(tmp_path: Path) -> Non
     on_pet = nearest(both, CT_GRIDS["FDG"], at=PET_GRIDS["FDG"])[to_array(read_truth(patient, Tracer.FDG)) > 0]
     counts = {label: int((on_pet == label).sum()) for label in (0, LIVER, SPLEEN)}
     assert min(counts.values()) > 0  # or the test says nothing
-    found = measure_patient(patient)
+    found = measure_patient(patient, organs=NONE)
     assert found.psma.alone_share == 0.0
     # Unlabelled disease counts neither for nor against.
     assert found.fdg.alone_share == pytest.approx(counts[SPLEEN] / (counts[SPLEEN] + counts[LIVER]))
@@ -82,9 +84,26 @@ def test_the_share_of_disease_that_one_tracer_shows_alone(tmp_path: Path) -> Non
 def test_shares_are_unknown_without_an_organ_map(tmp_path: Path) -> None:
     patient = write_patient(tmp_path / "train_0001")
     (patient / "PSMA" / "totseg_24.nii.gz").unlink()
-    found = measure_patient(patient)
+    found = measure_patient(patient, organs=NONE)
     assert (found.psma.alone_share, found.fdg.alone_share) == (None, None)
     assert found.psma.lesions == 1
+
+
+def test_a_computed_organ_map_is_used_like_a_given_one(tmp_path: Path) -> None:
+    patient = write_patient(tmp_path / "train_0001")
+    given = measure_patient(patient, organs=NONE)
+    assert given.psma.alone_share is not None
+    computed = computed_map(tmp_path / "organs", patient="train_0001", tracer=Tracer.PSMA)
+    computed.parent.mkdir(parents=True)
+    (patient / "PSMA" / "totseg_24.nii.gz").rename(computed)
+    assert measure_patient(patient, organs=NONE).psma.alone_share is None
+    assert measure_patient(patient, organs=tmp_path / "organs") == given
+    # A given one goes before a computed one.
+    liver = np.full(CT_GRIDS["FDG"].shape_zyx, LIVER, dtype=np.uint8)
+    fdg = computed_map(tmp_path / "organs", patient="train_0001", tracer=Tracer.FDG)
+    fdg.parent.mkdir(parents=True)
+    sitk.WriteImage(to_image(liver, CT_GRIDS["FDG"]), str(fdg))
+    assert measure_patient(patient, organs=tmp_path / "organs") == given
 
 
 def test_broken_patients_are_named_and_the_others_go_on(
@@ -96,8 +115,8 @@ def test_broken_patients_are_named_and_the_others_go_on(
     sitk.WriteImage(to_image(np.zeros(PET_GRIDS["FDG"].shape_zyx, np.uint8), PET_GRIDS["FDG"]), wrong / "TTB.nii.gz")
     folders = sorted(folder.iterdir())
     caplog.set_level(logging.INFO)
-    found, broken = measure_patients(folders, processes=2)
-    assert found == [measure_patient(folders[0]), measure_patient(folders[3])]
+    found, broken = measure_patients(folders, organs=NONE, processes=2)
+    assert found == [measure_patient(folders[0], organs=NONE), measure_patient(folders[3], organs=NONE)]
     assert [str(error).split(",")[0] for error in broken] == [
         "train_0001 FDG/TTB.nii.gz: file is missing",
         "train_0002 PSMA/TTB: grid must match the PET",
@@ -105,17 +124,17 @@ def test_broken_patients_are_named_and_the_others_go_on(
     assert [message for message in caplog.messages if "grid must match" in message]
     assert caplog.messages[-1].endswith("(4 of 4)")
     monkeypatch.setattr(patient_traits, "in_processes", one_by_one)
-    assert measure_patients(folders, processes=1)[0] == found
+    assert measure_patients(folders, organs=NONE, processes=1)[0] == found
 
 
 def test_a_program_error_is_no_broken_patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(patient: Path) -> None:
+    def fail(patient: Path, *, organs: Path) -> None:
         raise KeyError(patient.name)
 
     monkeypatch.setattr(patient_traits, "in_processes", one_by_one)
     monkeypatch.setattr(patient_traits, "measure_patient", fail)
     with pytest.raises(KeyError, match="train_0000"):
-        measure_patients([write_patient(tmp_path / "train_0000")], processes=1)
+        measure_patients([write_patient(tmp_path / "train_0000")], organs=NONE, processes=1)
 
 
 def test_columns_of_patients() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sys
 from pathlib import Path
 
 from training.commands.arguments import count, patient_folders
@@ -30,24 +31,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--clip-ct", action="store_true", help="clip the CT to the data set's 5th-95th percentile")
     parser.add_argument("--leave-out", nargs="+", default=[], metavar="PATIENT", help="without these patients")
-    parser.add_argument(
-        "--leave-out-broken", action="store_true", help="without the patients that `check` finds broken"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="make data sets that are there anew")
+    parser.add_argument("--leave-out-broken", action="store_true", help="without the patients that are found broken")
+    parser.add_argument("--overwrite", action="store_true", help="make anew what is there of something else")
     parser.add_argument(
         "--manifest",
         type=Path,
         default=Path("resources/paper.toml"),
         help="whose TotalSegmentator computes missing organ maps (%(default)s)",
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="for TotalSegmentator (%(default)s)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="for TotalSegmentator (%(default)s)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    import torch
+
     from training.datasets.build import BuildRequest, build_datasets
     from training.datasets.build_report import report
+    from training.datasets.refused import RefusedPatientsError
 
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     patients = patient_folders(options.patients)
     numbers = list(dict.fromkeys(options.numbers))
     request = BuildRequest(
@@ -60,8 +67,14 @@ def run(options: argparse.Namespace) -> int:
         overwrites=options.overwrite,
         processes=options.processes,
         manifest=options.manifest,
-        device=options.device,
+        device=device,
     )
     log.info("makes %d data sets of %d patients in %s", len(numbers), len(patients), options.nnunet)
-    print(report(build_datasets(numbers, request)))
+    try:
+        built = build_datasets(numbers, request)
+    except RefusedPatientsError as error:
+        for refusal in error.refused.values():
+            print(refusal, file=sys.stderr)
+        raise  # the last line says how many
+    print(report(built))
     return 0

@@ -34,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from training.folds.balance import balanced_folds, measure_balance
     from training.folds.in_place import put_splits, restrict_splits
+    from training.folds.left_out import left_out_everywhere
     from training.folds.patient_traits import measure_patients
     from training.folds.report import balance_table, fold_table, write_patients
     from training.folds.splits import read_splits
@@ -44,20 +45,24 @@ def run(options: argparse.Namespace) -> int:
     folders = patient_folders(options.patients)
     if unknown := sorted(set(options.leave_out) - {folder.name for folder in folders}):
         raise CaseError("--leave-out", f"must be patients of {options.patients}", ", ".join(unknown))
-    kept = [folder for folder in folders if folder.name not in options.leave_out]
+    broken_before = left_out_everywhere(options.nnunet) & {folder.name for folder in folders}
+    if broken_before:
+        log.info("the data sets are without, and so are the folds: %s", ", ".join(sorted(broken_before)))
+    left_out = sorted(broken_before.union(options.leave_out))
+    kept = [folder for folder in folders if folder.name not in left_out]
     names = [folder.name for folder in kept]
     given = None
     if options.splits:
         given = restrict_splits(
-            read_splits(options.splits), patients=names, left_out=options.leave_out, where=str(options.splits)
+            read_splits(options.splits), patients=names, left_out=left_out, where=str(options.splits)
         )
         if options.folds not in (None, len(given)):
             raise CaseError("--folds", f"must be {len(given)} as in {options.splits}, or not given", str(options.folds))
     number = len(given) if given else options.folds or FOLDS
     if not 1 < number <= len(names):
         raise CaseError("--folds", f"must be within 2 and the number of patients, {len(names)}", str(number))
-    log.info("%d patients to measure, %d left out", len(kept), len(folders) - len(kept))
-    patients, broken = measure_patients(kept, processes=options.processes)
+    log.info("%d patients to measure, %d left out", len(kept), len(left_out))
+    patients, broken = measure_patients(kept, organs=options.nnunet / "organs", processes=options.processes)
     if broken:
         measured = {patient.name for patient in patients}
         rule = "every patient must be measured, or be named by --leave-out"
@@ -69,5 +74,5 @@ def run(options: argparse.Namespace) -> int:
         write_patients(patients, splits=splits, file=options.csv)
     balances = measure_balance(splits, names=names, traits=traits, seed=options.seed)
     print(f"\n{balance_table(balances)}\n\n{fold_table(splits, names=names, traits=traits)}")
-    print(f"\n{len(splits)} folds of {len(names)} patients, {len(options.leave_out)} left out")
+    print(f"\n{len(splits)} folds of {len(names)} patients, {len(left_out)} left out")
     return 0

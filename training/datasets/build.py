@@ -15,9 +15,11 @@ from training.checks.findings import Severity
 from training.checks.patients import broken_patients, check_patients
 from training.datasets.clipping import clip_limits
 from training.datasets.descriptions import LESION_DATASETS, ORGAN_DATASET_ID, dataset_name
+from training.datasets.disk_space import check_disk_space
 from training.datasets.organ_maps import compute_maps, missing_maps
 from training.datasets.planning import plan_and_preprocess, set_nnunet_folders
 from training.datasets.provenance import DatasetProvenance, read_provenance
+from training.datasets.refused import leave_out_refused
 from training.datasets.sources import Sources, count_corrected
 from training.datasets.staleness import forget_preprocessed, note_former_version, outdated_results
 from training.datasets.write import current_digest, write_dataset
@@ -39,7 +41,7 @@ class BuildRequest:
         leaves_out_broken: Whether patients with errors are left out; else they are refused.
         corrected: Folder of corrected annotations by patient, or None.
         is_ct_clipped: Whether the CT is clipped to percentiles of the data set's.
-        overwrites: Whether data sets that are there are made anew.
+        overwrites: Whether data sets that are there, made of something else, are made anew.
         processes: Cases at the same time, at most.
         manifest: Whose TotalSegmentator computes missing organ maps.
         device: Where it runs: `cuda` or `cpu`.
@@ -70,7 +72,8 @@ class BuildRequest:
 def build_datasets(numbers: Sequence[int], request: BuildRequest) -> dict[int, DatasetProvenance]:
     """Build data sets, or go on where an earlier call was interrupted.
 
-    A data set that is there is kept when it is made of the same files in the same way.
+    A data set that is there is kept when it is made of the same files in the same way, also when what differs is made
+    anew: so that making many anew can be interrupted.
 
     Args:
         numbers: Data set numbers.
@@ -81,7 +84,7 @@ def build_datasets(numbers: Sequence[int], request: BuildRequest) -> dict[int, D
 
     Raises:
         CaseError: A number, or a patient to leave out, is not known; a patient is broken; there are no corrected
-            annotations; a data set that is there is made of something else.
+            annotations; a data set that is there is made of something else; the disk is too small.
     """
     names = {number: dataset_name(number) for number in numbers}  # refuses what does not exist before hours of work
     _check_request(list(names), request)
@@ -90,7 +93,8 @@ def build_datasets(numbers: Sequence[int], request: BuildRequest) -> dict[int, D
     if todo:
         patients = _sound_patients(request)
         _check_corrected(todo, patients, request)
-        _find_organs(todo, patients, request)
+        check_disk_space(todo, patients=patients, nnunet=request.nnunet)
+        patients = _find_organs(todo, patients, request)
     set_nnunet_folders(request.nnunet)
     clips: dict[Tracer, ClipHU] = {}
     built = {}
@@ -121,10 +125,26 @@ def _kept(number: int, request: BuildRequest) -> DatasetProvenance | None:
     """What a data set that is there is made of, or None when it is to be made anew.
 
     Raises:
-        CaseError: It is made of something else than is asked for.
+        CaseError: It is made of something else than is asked for, and must not be overwritten.
     """
-    if request.overwrites:
+    try:
+        provenance = _compared(number, request)
+    except CaseError as error:
+        if not request.overwrites:
+            raise
+        log.info("%s is made anew: %s", dataset_name(number), error)
         return None
+    if request.overwrites:
+        log.info("%s is made of just this, and kept", dataset_name(number))
+    return provenance
+
+
+def _compared(number: int, request: BuildRequest) -> DatasetProvenance:
+    """What a data set that is there is made of, which is what is asked for.
+
+    Raises:
+        CaseError: It is made of something else, or a patient's file is missing.
+    """
     provenance = read_provenance(request.nnunet, number=number)
     where, rule = dataset_name(number), "is there, made of something else; --overwrite makes it anew"
     own, absent = set(provenance.patients), set(provenance.left_out)
@@ -185,18 +205,26 @@ def _check_corrected(numbers: Sequence[int], patients: Sequence[Path], request: 
             raise CaseError(dataset_name(number), rule, f"none in {len(patients)} patients")
 
 
-def _find_organs(numbers: Sequence[int], patients: Sequence[Path], request: BuildRequest) -> None:
-    """Compute the organ maps that are missing, before the first data set is written."""
+def _find_organs(numbers: Sequence[int], patients: list[Path], request: BuildRequest) -> list[Path]:
+    """Compute the organ maps that are missing, before the first data set is written; the patients who have theirs.
+
+    Raises:
+        CaseError: The organ network's patients have none, or there are no weights.
+        RefusedPatientsError: Some cannot be had, and their patients must not be left out.
+    """
     if ORGAN_DATASET_ID in numbers and (missing := missing_maps(patients, tracers=tuple(Tracer))):
         (patient, tracer), rule = missing[0], "organ map totseg_24.nii.gz is missing"
         raise CaseError(f"{patient.name} {tracer}", f"{rule}; {dataset_name(ORGAN_DATASET_ID)} learns from given ones")
     shown = [LESION_DATASETS[number] for number in numbers if number in LESION_DATASETS]
     tracers = {dataset.tracer for dataset in shown if dataset.encoding is not OrganEncoding.NONE}
     missing = missing_maps(patients, tracers=[tracer for tracer in Tracer if tracer in tracers])
-    if missing:
-        log.info("%d organ maps are missing", len(missing))
-        settings = read_manifest(request.manifest).organs
-        compute_maps(missing, organs=request.sources.organs, settings=settings, device=request.device)
+    if not missing:
+        return patients
+    log.info("%d organ maps are missing", len(missing))
+    settings = read_manifest(request.manifest).organs
+    refused = compute_maps(missing, organs=request.sources.organs, settings=settings, device=request.device)
+    leave_out_refused(refused, total=len(patients), where="organ maps", is_allowed=request.leaves_out_broken)
+    return [patient for patient in patients if patient.name not in refused]
 
 
 def _write(
@@ -208,7 +236,13 @@ def _write(
     if request.is_ct_clipped:
         tracer = LESION_DATASETS[number].tracer
         if tracer not in clips:
-            clips[tracer] = clip_limits(patients, tracer=tracer, sources=request.sources, processes=processes)
+            clips[tracer] = clip_limits(
+                patients,
+                tracer=tracer,
+                sources=request.sources,
+                processes=processes,
+                leaves_out_broken=request.leaves_out_broken,
+            )
         clip = clips[tracer]
     log.info("%s: writes %d patients, %d at the same time", dataset_name(number), len(patients), processes)
     note_former_version(request.nnunet, number=number)
@@ -221,6 +255,7 @@ def _write(
         clip=clip,
         processes=processes,
         overwrite=request.overwrites,
+        leaves_out_broken=request.leaves_out_broken,
     )
     forget_preprocessed(request.nnunet, number=number)
     return provenance

@@ -14,6 +14,7 @@ from petct.case import Tracer
 from petct.channels import ClipHU
 from petct.errors import CaseError
 from petct.geometry import grid_of, resample_ct, to_array
+from training.datasets.refused import leave_out_refused, refusal_of
 from training.datasets.sources import Sources, read_named_scan, scan_files
 from training.processes import in_processes
 
@@ -24,7 +25,9 @@ Counts = npt.NDArray[np.int64]
 log = logging.getLogger(__name__)
 
 
-def clip_limits(patients: Sequence[Path], *, tracer: Tracer, sources: Sources, processes: int) -> ClipHU:
+def clip_limits(
+    patients: Sequence[Path], *, tracer: Tracer, sources: Sources, processes: int, leaves_out_broken: bool = False
+) -> ClipHU:
     """The 5th and 95th percentile of the CT on the PET's grid, pooled over the patients' voxels, in whole HU.
 
     The voxels are those that a network sees: -1000 HU where the CT does not reach is among them.
@@ -34,18 +37,25 @@ def clip_limits(patients: Sequence[Path], *, tracer: Tracer, sources: Sources, p
         tracer: Whose scans.
         sources: Where files come from.
         processes: Cases read at the same time.
+        leaves_out_broken: Whether patients whose scan is broken are left out.
 
     Raises:
-        CaseError: A scan is broken, or the percentiles are equal.
+        RefusedPatientsError: Scans are broken; all were tried.
+        CaseError: The percentiles are equal.
     """
     log.info("%s: percentiles of the CT over %d patients", tracer.name, len(patients))
     total: Counts = np.zeros(HISTOGRAM_HU[1] - HISTOGRAM_HU[0] + 1, dtype=np.int64)
+    refused = {}
     count = partial(_histogram, tracer=tracer, sources=sources)
     for number, (patient, counts) in enumerate(in_processes(count, patients, processes=processes), start=1):
         if isinstance(counts, Exception):
-            raise counts
+            refused[patient.name] = refusal_of(counts, patient=patient.name)
+            log.warning("%s (%d of %d)", refused[patient.name], number, len(patients))
+            continue
         total += counts
         log.info("%s: CT percentiles (%d of %d)", patient.name, number, len(patients))
+    where = f"{tracer.name} CT percentiles"
+    leave_out_refused(refused, total=len(patients), where=where, is_allowed=leaves_out_broken)
     low_hu, high_hu = (histogram_percentile(total, percentile) for percentile in CLIP_PERCENTILES)
     if low_hu >= high_hu:
         raise CaseError(

@@ -18,6 +18,7 @@ from petct.manifest import OrganSettings
 from petct.written_whole import written_whole
 from segmentation.totalsegmentator import check_organ_weights, find_organs
 from segmentation.weight_files import sha256_of
+from training.datasets.refused import refusal_of
 
 MAP_NAME = "totseg_24.nii.gz"
 RECORD_NAME = "totseg_24.json"  # what a computed map was computed from
@@ -41,10 +42,12 @@ def missing_maps(patients: Sequence[Path], *, tracers: Sequence[Tracer]) -> list
     return [(patient, tracer) for patient, files in found for tracer in tracers if files[tracer].organs is None]
 
 
-def compute_maps(missing: Sequence[Missing], *, organs: Path, settings: OrganSettings, device: str) -> None:
+def compute_maps(
+    missing: Sequence[Missing], *, organs: Path, settings: OrganSettings, device: str
+) -> dict[str, CaseError]:
     """Compute organ maps, one after the other: TotalSegmentator takes what memory and cores there are.
 
-    Maps that are there already are kept.
+    Maps that are there already are kept. A patient whose map cannot be had is refused, and the others go on.
 
     Args:
         missing: The scans.
@@ -52,21 +55,34 @@ def compute_maps(missing: Sequence[Missing], *, organs: Path, settings: OrganSet
         settings: Which model, and its weights.
         device: `cuda` or `cpu`.
 
+    Returns:
+        Why patients are refused, by name: TotalSegmentator fails, or a map is there that was computed from another CT
+        or by another model.
+
     Raises:
-        CaseError: The weights are not there, TotalSegmentator fails, or a map is there that was computed from another
-            CT or by another model.
+        CaseError: The weights are not there.
     """
     todo = []
+    refused: dict[str, CaseError] = {}
     for patient, tracer in missing:
-        if not _is_there(patient, tracer, organs=organs, settings=settings):
-            todo.append((patient, tracer))
+        try:
+            if not _is_there(patient, tracer, organs=organs, settings=settings):
+                todo.append((patient, tracer))
+        except CaseError as error:
+            refused.setdefault(patient.name, refusal_of(error, patient=patient.name))
     if not todo:
-        return
+        return refused
     check_organ_weights(settings, where="organ maps")
     log.info("computes %d organ maps with TotalSegmentator (%s)", len(todo), settings.task)
     for number, (patient, tracer) in enumerate(todo, start=1):
-        _compute(patient, tracer, organs=organs, settings=settings, device=device)
+        try:
+            _compute(patient, tracer, organs=organs, settings=settings, device=device)
+        except CaseError as error:
+            refused.setdefault(patient.name, refusal_of(error, patient=patient.name))
+            log.warning("%s (%d of %d)", error, number, len(todo))
+            continue
         log.info("%s %s: organ map (%d of %d)", patient.name, tracer.name, number, len(todo))
+    return refused
 
 
 def _is_there(patient: Path, tracer: Tracer, *, organs: Path, settings: OrganSettings) -> bool:

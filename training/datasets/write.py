@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -20,6 +21,7 @@ from training.datasets.descriptions import LESION_DATASETS, ORGAN_DATASET_ID, da
 from training.datasets.organ_images import ORGAN_SPACING_MM, organ_training_labels
 from training.datasets.provenance import DatasetProvenance, dataset_digest, write_provenance
 from training.datasets.raw_cases import FILE_ENDING, PatientInputs, patient_inputs, write_patient
+from training.datasets.refused import leave_out_refused, refusal_of
 from training.datasets.sources import Sources
 from training.processes import in_processes
 
@@ -37,6 +39,7 @@ def write_dataset(
     clip: ClipHU | None,
     processes: int,
     overwrite: bool,
+    leaves_out_broken: bool = False,
 ) -> DatasetProvenance:
     """Write one data set into nnU-Net's raw folder, with its provenance; whole or not at all.
 
@@ -49,9 +52,11 @@ def write_dataset(
         clip: What to clip the CT to, or None.
         processes: Cases written at the same time.
         overwrite: Whether a data set that is there is replaced.
+        leaves_out_broken: Whether patients that cannot be written are left out.
 
     Raises:
-        CaseError: The data set is there already, a patient is broken, or has no organ map where one is shown.
+        CaseError: The data set is there already.
+        RefusedPatientsError: Patients are broken, or have no organ map where one is shown; all were tried.
     """
     folder = raw / dataset_name(number)
     if folder.exists() and not overwrite:
@@ -62,17 +67,21 @@ def write_dataset(
     (part / "imagesTr").mkdir(parents=True)
     (part / "labelsTr").mkdir()
     try:
-        written = {}
+        written, refused = {}, {}
         job = partial(write_patient, number=number, sources=sources, clip=clip, folder=part)
         for count, (patient, result) in enumerate(in_processes(job, patients, processes=processes), start=1):
             if isinstance(result, Exception):
-                raise result
+                refused[patient.name] = refusal_of(result, patient=patient.name)
+                _remove_cases(patient.name, folder=part)
+                log.warning("%s: %s (%d of %d)", folder.name, refused[patient.name], count, len(patients))
+                continue
             written[patient.name] = result
             log.info("%s: %s (%d of %d)", folder.name, patient.name, count, len(patients))
+        leave_out_refused(refused, total=len(patients), where=folder.name, is_allowed=leaves_out_broken)
         provenance = DatasetProvenance(
             patients=tuple(sorted(written)),
             corrected=tuple(sorted(name for name, patient in written.items() if patient.is_corrected)),
-            left_out=tuple(sorted(left_out)),
+            left_out=tuple(sorted({*left_out, *refused})),
             organs_computed=tuple(sorted(name for name, patient in written.items() if patient.has_computed_organs)),
             clip=clip,
             sha256=_digest(number, written, is_clipped=clip is not None),
@@ -113,6 +122,15 @@ def _digest(number: int, written: Mapping[str, PatientInputs], *, is_clipped: bo
         # The limits follow from the percentiles and the patients' files.
         description |= asdict(dataset) | {"is_ct_clipped": is_clipped, "percentiles": CLIP_PERCENTILES}
     return dataset_digest(description, inputs={name: patient.digests for name, patient in written.items()})
+
+
+def _remove_cases(patient: str, *, folder: Path) -> None:
+    """Remove what was written of a patient before it was refused; names of others may begin with this one's."""
+    tracers = "|".join(tracer.value for tracer in Tracer)
+    own = re.compile(rf"{re.escape(patient)}(_({tracers}))?(_\d{{4}})?{re.escape(FILE_ENDING)}")
+    for path in (*(folder / "imagesTr").iterdir(), *(folder / "labelsTr").iterdir()):
+        if own.fullmatch(path.name):
+            path.unlink()
 
 
 def _cases_per_patient(number: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,13 @@ import numpy.typing as npt
 from petct.case import Tracer
 from petct.checks import check_organs
 from petct.errors import CaseError
-from petct.folders import find_files, read_truth
+from petct.folders import read_truth
 from petct.geometry import Grid, check_same_grid, grid_of, resample_labels, to_array
 from petct.images import read_image
 from petct.scan_files import CaseFile, ScanFiles
 from postprocessing.lesions import label_lesions
 from postprocessing.refine import labels_with_disease
+from training.datasets.sources import Sources, scan_files
 from training.memory import checking_bytes
 from training.processes import affordable_processes, in_processes
 
@@ -78,11 +80,14 @@ def grid_class(grid: Grid) -> str:
     return f"{x} x {y}, " + " x ".join(f"{spacing_mm:.1f}" for spacing_mm in grid.spacing_mm_xyz) + " mm"
 
 
-def measure_patients(patients: Sequence[Path], *, processes: int) -> tuple[list[PatientTraits], list[CaseError]]:
+def measure_patients(
+    patients: Sequence[Path], *, organs: Path, processes: int
+) -> tuple[list[PatientTraits], list[CaseError]]:
     """Measure patients side by side; a broken one is reported and the others go on.
 
     Args:
         patients: Patient folders in the training set's layout, with truth.
+        organs: Folder of computed organ maps, for those who bring none; need not be there.
         processes: Patients measured at the same time; fewer where memory is short.
 
     Returns:
@@ -95,7 +100,7 @@ def measure_patients(patients: Sequence[Path], *, processes: int) -> tuple[list[
     broken: list[CaseError] = []
     # Checking opens the same files and the CT besides: what it takes is enough.
     processes = affordable_processes(processes, bytes_each=checking_bytes(patients))
-    results = in_processes(measure_patient, patients, processes=processes)
+    results = in_processes(partial(measure_patient, organs=organs), patients, processes=processes)
     for done, (folder, result) in enumerate(results, start=1):
         if isinstance(result, CaseError):
             broken.append(result)
@@ -109,18 +114,23 @@ def measure_patients(patients: Sequence[Path], *, processes: int) -> tuple[list[
     return found, broken
 
 
-def measure_patient(folder: Path) -> PatientTraits:
+def measure_patient(folder: Path, *, organs: Path) -> PatientTraits:
     """Measure one patient. The CT is not opened, and the PET for its grid only.
 
     Disease of one tracer alone is found per anatomical label, all of TotalSegmentator's: in the labels of the scans'
     own organ maps, so that nothing has to be registered. A label counts as diseased where at least one voxel of TTB
     lies in it, as in the refinement.
 
+    Args:
+        folder: The patient's folder in the training set's layout, with truth.
+        organs: Folder of computed organ maps, for a scan that brings none.
+
     Raises:
         CaseError: A file is missing, unreadable or not on the PET's grid; names the patient.
     """
     try:
-        files = find_files(folder)
+        sources = Sources(corrected=None, organs=organs)
+        files = {tracer: scan_files(folder, tracer=tracer, sources=sources)[0] for tracer in Tracer}
         per_label = {}
         measured = {}
         for tracer in Tracer:
