@@ -10,6 +10,7 @@ import SimpleITK as sitk
 
 from petct.case import Tracer
 from petct.geometry import grid_of, to_array
+from petct.written_whole import written_whole
 
 WINDOW_SUV = {Tracer.PSMA: 15.0, Tracer.FDG: 10.0}
 TRUTH_COLOUR = "red"
@@ -56,7 +57,8 @@ def draw_patients(patients: Sequence[PicturePatient], path: Path, *, dots_per_in
         _draw_projection(panel, scan, axis=axis, window_suv=WINDOW_SUV[scan.tracer])
         if axis == 1:
             panel.set_title(f"{patient.title} {scan.tracer.value.upper()}".strip(), fontsize=9, loc="left")
-    figure.savefig(path, dpi=dots_per_inch)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=dots_per_inch)
     return path
 
 

@@ -21,6 +21,7 @@ from petct.folders import read_case, read_truth
 from petct.geometry import Grid, check_same_grid, grid_of, to_array
 from petct.images import read_image
 from petct.output import mask_file
+from petct.written_whole import written_whole
 from postprocessing.lesions import Lesion, label_lesions, measure_lesions
 
 LONGEST_TABLE = 15  # lesions per tracer on the screen; the file has them all
@@ -93,7 +94,7 @@ def print_findings(findings: list[Finding], *, masks: dict[Tracer, Path]) -> Non
 
 def write_lesions(findings: list[Finding], *, grids: dict[Tracer, Grid], file: Path) -> None:
     """Write every lesion as a line of CSV; positions are LPS mm, for a viewer's cross-hair."""
-    with file.open("w", newline="", encoding="utf-8") as stream:
+    with written_whole(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["tracer", "volume_ml", "suv_max", "suv_mean", "x_mm", "y_mm", "z_mm"])
         for found in findings:

@@ -21,6 +21,7 @@ from petct.folders import read_case, read_truth
 from petct.geometry import check_same_grid, grid_of, resample_labels, to_array
 from petct.manifest import Manifest
 from petct.organs import Organ, collapse
+from petct.written_whole import written_whole
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def table(scores: Sequence[Score]) -> str:
 
 def write_csv(scores: Sequence[Score], file: Path) -> None:
     """Every score as a line of CSV."""
-    with file.open("w", newline="", encoding="utf-8") as stream:
+    with written_whole(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         organs = [f"dice_{organ.name.lower()}" for organ in Organ]
         writer.writerow(["case", "tracer", "dice", "truth_ml", "predicted_ml", *organs])

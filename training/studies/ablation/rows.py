@@ -27,7 +27,7 @@ class Row:
         tracer: The scan.
         name: The variant's name.
         repeat: Which of the variant's repeats, or "".
-        key: What the measurement depends on (`ablation_variants.variant_key`).
+        key: What the measurement depends on (`training.studies.ablation.variants.variant_key`).
         metrics: How well its mask agrees with the truth.
     """
 

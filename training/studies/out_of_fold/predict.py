@@ -1,12 +1,12 @@
 """Predicting training patients with the networks that have not seen them, through the product's own method.
 
-A patient's folder `train_XXXX` appears whole or not at all. It holds, beside what `out_of_fold_record` writes:
+A patient's folder `train_XXXX` appears whole or not at all. It holds, beside what `record` writes:
 
     PSMA/TTB.nii.gz                      the final mask
     FDG/TTB.nii.gz                       the final mask, refined by PSMA with the base manifest's rules
     FDG/TTB_before_refinement.nii.gz
-    {PSMA,FDG}/probabilities.npz         see `out_of_fold_probabilities`
-    lesions.csv                          see `out_of_fold_lesions`
+    {PSMA,FDG}/probabilities.npz         see `probabilities`
+    lesions.csv                          see `lesions`
 """
 
 from __future__ import annotations
