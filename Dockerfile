@@ -35,6 +35,8 @@ COPY petct petct
 COPY segmentation segmentation
 COPY postprocessing postprocessing
 COPY resources resources
+# The image's own networks, converted for CPUs; what this leaves in /tmp would belong to root, where the user writes.
+RUN python -m segmentation.convert resources/demo.toml --into openvino_networks && rm -rf /tmp/*
 # Files keep the modes they had where the image was built; the image's user must be able to read them.
 RUN find /opt/app \( -type d ! -perm -005 -o -type f ! -perm -004 \) -exec chmod a+rX {} +
 

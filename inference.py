@@ -6,12 +6,17 @@ After Dujardin and Blanc-Durand, "Anatomy-Informed Deep Learning for Dual-Tracer
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import math
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -22,18 +27,22 @@ import SimpleITK as sitk
 import torch
 
 from petct.case import Case, Scan, Tracer
-from petct.channels import ClipHU, OrganEncoding, build_channels
+from petct.channels import OrganEncoding, ScanChannels, channel_names
 from petct.errors import CaseError
 from petct.folders import read_case
 from petct.geometry import Grid, grid_of, resample_labels, to_array
-from petct.manifest import MANIFEST_NAME, Manifest, OrganSettings, TracerSettings, read_manifest
+from petct.manifest import MANIFEST_NAME, Backend, Manifest, Mode, OrganSettings, TracerSettings, read_manifest
+from petct.memory import free_bytes, peak_bytes
 from petct.organs import collapse
 from petct.output import prepare_output, write_masks
+from petct.stages import add, counts, seconds_since_start, stage, stage_seconds
+from petct.written_whole import written_whole
 from postprocessing.lesions import label_lesions
 from postprocessing.refine import refine
 from postprocessing.regrow import regrow
 from postprocessing.threshold import threshold
-from segmentation.ensemble import predict_probabilities
+from segmentation.beside_networks import AtOnce, Background, OneThread, one_ahead
+from segmentation.ensemble import Inputs, Running, ScanEnsemble
 from segmentation.totalsegmentator import check_organ_weights, find_organs
 from segmentation.weight_files import check_member_files
 
@@ -51,6 +60,23 @@ class OrganSource(StrEnum):
     AUTO = "auto"
     GIVEN = "given"
     TOTALSEGMENTATOR = "totalsegmentator"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scan made ready for the ensemble.
+
+    Attributes:
+        scan: The scan.
+        labels: TotalSegmentator labels on the PET's grid, (z, y, x).
+        organs: The eight organ classes on the PET's grid, (z, y, x).
+        ensemble: The ensemble on this scan.
+    """
+
+    scan: Scan
+    labels: npt.NDArray[np.uint8]
+    organs: npt.NDArray[np.uint8]
+    ensemble: ScanEnsemble
 
 
 @dataclass(frozen=True)
@@ -94,13 +120,28 @@ class Segmented:
 def segment_case(
     case: Case, *, manifest: Manifest, organ_source: OrganSource, device: torch.device
 ) -> dict[Tracer, Segmented]:
-    """The method: PSMA, then FDG, then FDG refined by PSMA."""
-    maps = {
-        tracer: organ_map(case.scan(tracer), settings=manifest.organs, source=organ_source, device=device)
-        for tracer in Tracer
-    }
-    psma = segment_scan(case.psma, organs=maps[Tracer.PSMA], manifest=manifest, device=device)
-    fdg = segment_scan(case.fdg, organs=maps[Tracer.FDG], manifest=manifest, device=device)
+    """The method: PSMA, then FDG, then FDG refined by PSMA.
+
+    While a network computes, one thread makes ready what the next ones see and outlines the disease of the scan before.
+    """
+    with stage("organs"):
+        maps = {
+            tracer: organ_map(case.scan(tracer), settings=manifest.organs, source=organ_source, device=device)
+            for tracer in Tracer
+        }
+    with beside_the_networks(case) as background:
+        scans = [
+            prepare_scan(case.scan(tracer), organs=maps[tracer], manifest=manifest, device=device, is_everywhere=False)
+            for tracer in Tracer
+        ]
+        inputs = one_ahead(chain.from_iterable(scan.ensemble.inputs() for scan in scans), background=background)
+        outlined = []
+        for scan in scans:
+            predicted = predict(scan, inputs=inputs, background=background)
+            settings = manifest.tracer(scan.scan.tracer)
+            outlined.append(background.submit(outline, predicted, tracer=scan.scan.tracer, settings=settings))
+            del predicted
+        psma, fdg = (mask.result() for mask in outlined)
     return {Tracer.PSMA: psma, Tracer.FDG: refine_fdg(fdg, psma=psma, settings=manifest.fdg)}
 
 
@@ -119,46 +160,60 @@ def needs_totalsegmentator(scan: Scan, *, source: OrganSource) -> bool:
     return source is OrganSource.TOTALSEGMENTATOR or (source is OrganSource.AUTO and scan.organs is None)
 
 
-def segment_scan(scan: Scan, *, organs: sitk.Image, manifest: Manifest, device: torch.device) -> Segmented:
-    """One scan: the ensemble, then what its probabilities make of the PET."""
-    predicted = predict_scan(scan, organs=organs, manifest=manifest, device=device)
-    return outline(predicted, tracer=scan.tracer, settings=manifest.tracer(scan.tracer))
+def prepare_scan(
+    scan: Scan, *, organs: sitk.Image, manifest: Manifest, device: torch.device, is_everywhere: bool
+) -> Prepared:
+    """One scan made ready for the ensemble: organs on the PET's grid, and how its channels are built."""
+    settings = manifest.tracer(scan.tracer)
+    with stage("channels"):
+        labels = to_array(resample_labels(organs, grid_of(scan.pet)))
+        organ_classes = collapse(labels)
+    ensemble = ScanEnsemble(
+        ScanChannels(scan.pet, ct=scan.ct, organs=organ_classes, suv_threshold=scan.suv_threshold),
+        members=settings.members,
+        running=Running.of(manifest, device=device),
+        reach_mm=settings.regrow_radius_mm,
+        is_everywhere=is_everywhere,
+        name=scan.tracer.name,
+    )
+    return Prepared(scan=scan, labels=labels, organs=organ_classes, ensemble=ensemble)
+
+
+def predict(prepared: Prepared, *, inputs: Iterator[Inputs], background: Background) -> Predicted:
+    """One scan's probabilities, where they matter to its mask."""
+    scan = prepared.scan
+    return Predicted(
+        grid=grid_of(scan.pet),
+        pet_suv=to_array(scan.pet),
+        suv_threshold=scan.suv_threshold,
+        labels=prepared.labels,
+        organs=prepared.organs,
+        probabilities=prepared.ensemble.predict(inputs, background=background),
+    )
 
 
 def predict_scan(scan: Scan, *, organs: sitk.Image, manifest: Manifest, device: torch.device) -> Predicted:
-    """One scan's probabilities: organs on the PET's grid, channels, ensemble."""
-    grid = grid_of(scan.pet)
-    labels = to_array(resample_labels(organs, grid))
-    organ_classes = collapse(labels)
-
-    def channels(encoding: OrganEncoding, clip: ClipHU | None) -> npt.NDArray[np.float32]:
-        return build_channels(
-            scan.pet,
-            ct=scan.ct,
-            organs=organ_classes,
-            suv_threshold=scan.suv_threshold,
-            encoding=encoding,
-            clip=clip,
-        )
-
-    probabilities = predict_probabilities(
-        channels,
-        grid=grid,
-        members=manifest.tracer(scan.tracer).members,
-        mirroring=manifest.mirroring,
-        tile_step=manifest.tile_step,
-        device=device,
-    )
-    return Predicted(
-        grid=grid,
-        pet_suv=to_array(scan.pet),
-        suv_threshold=scan.suv_threshold,
-        labels=labels,
-        organs=organ_classes,
-        probabilities=probabilities,
-    )
+    """One scan's probabilities in every voxel, for those who study them."""
+    prepared = prepare_scan(scan, organs=organs, manifest=manifest, device=device, is_everywhere=True)
+    inputs = one_ahead(prepared.ensemble.inputs(), background=AtOnce())
+    return predict(prepared, inputs=inputs, background=AtOnce())
 
 
+@contextmanager
+def beside_the_networks(case: Case) -> Iterator[Background]:
+    """A thread for what can be done while networks compute, or nothing of the kind where memory is short."""
+    voxels = max(math.prod(case.scan(tracer).pet.GetSize()) for tracer in Tracer)
+    # Twice over: one network's channels, and as much again while they are made.
+    needed_bytes = 2 * voxels * len(channel_names(OrganEncoding.BINARY)) * np.float32().nbytes
+    if needed_bytes > free_bytes() // 2:
+        log.info("memory is short: nothing is done beside the networks")
+        yield AtOnce()
+        return
+    with OneThread() as background:
+        yield background
+
+
+@stage("postprocess")
 def outline(predicted: Predicted, *, tracer: Tracer, settings: TracerSettings) -> Segmented:
     """One scan's disease out of its probabilities: threshold, regrow."""
     started_s = time.monotonic()
@@ -183,6 +238,7 @@ def outline(predicted: Predicted, *, tracer: Tracer, settings: TracerSettings) -
     return Segmented(grid=predicted.grid, pet_suv=predicted.pet_suv, labels=predicted.labels, ttb=ttb)
 
 
+@stage("refine")
 def refine_fdg(fdg: Segmented, *, psma: Segmented, settings: TracerSettings) -> Segmented:
     """Drop the FDG lesions that PSMA does not support, unless the manifest has no refinement."""
     if settings.refinement is None:
@@ -230,21 +286,50 @@ def run(options: argparse.Namespace) -> None:
     start_s = time.monotonic()
     prepare_output(options.output)  # first, so that no refusal leaves an earlier run's masks to be taken for this one's
     manifest = read_manifest(choose_manifest(options.manifest))
+    manifest = replace(
+        manifest,
+        mode=manifest.mode if options.mode is None else Mode(options.mode),
+        backend=manifest.backend if options.backend is None else Backend(options.backend),
+    )
     log.info("manifest: %s (%s)", manifest.name, manifest.path)
     if manifest.warning:
         log.warning(manifest.warning)
     organ_source = OrganSource(options.organs)
-    case = read_case(options.input)
-    for tracer in Tracer:
-        for member in manifest.tracer(tracer).members:
-            check_member_files(member)
-        if needs_totalsegmentator(case.scan(tracer), source=organ_source):
-            check_organ_weights(manifest.organs, where=f"{tracer.name} organs")
-    segmented = segment_case(case, manifest=manifest, organ_source=organ_source, device=choose_device(options.device))
-    paths = write_masks({tracer: (scan.ttb, scan.grid) for tracer, scan in segmented.items()}, folder=options.output)
+    with stage("read"):
+        case = read_case(options.input)
+        for tracer in Tracer:
+            for member in manifest.tracer(tracer).members:
+                check_member_files(member)
+            if needs_totalsegmentator(case.scan(tracer), source=organ_source):
+                check_organ_weights(manifest.organs, where=f"{tracer.name} organs")
+    device = choose_device(options.device)
+    segmented = segment_case(case, manifest=manifest, organ_source=organ_source, device=device)
+    with stage("write"):
+        masks = {tracer: (scan.ttb, scan.grid) for tracer, scan in segmented.items()}
+        paths = write_masks(masks, folder=options.output)
     for tracer, path in paths.items():
         log.info("%s mask: %s", tracer.name, path)
     log.info("%s: done in %.1f s", case.name, time.monotonic() - start_s)
+    if options.timings is not None:
+        write_timings(options.timings, running=Running.of(manifest, device=device))
+
+
+def write_timings(path: Path, *, running: Running) -> None:
+    """Write as JSON how long each stage took and how much memory the run held at most."""
+    has_gpu = running.device.type == "cuda"
+    content = {
+        "mode": running.mode,
+        "backend": running.backend,
+        "device": str(running.device),
+        "threads": torch.get_num_threads(),
+        "total_s": seconds_since_start(),
+        "stages_s": stage_seconds(),
+        "windows": counts().get("windows", 0),
+        "peak_host_mib": peak_bytes() / 2**20,
+        "peak_gpu_mib": torch.cuda.max_memory_reserved() / 2**20 if has_gpu else None,
+    }
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -268,7 +353,18 @@ def main(arguments: list[str] | None = None) -> int:
         default=OrganSource.AUTO.value,
         help="take organ maps from the case if it has them, only from the case, or always compute them (%(default)s)",
     )
+    parser.add_argument(
+        "--mode",
+        choices=[mode.value for mode in Mode],
+        help="exact: nnU-Net's own windows; balanced: those of the body; fast: fewer still, at most two mirrorings "
+        "(the manifest's)",
+    )
+    parser.add_argument(
+        "--backend", choices=[backend.value for backend in Backend], help="what computes networks (the manifest's)"
+    )
+    parser.add_argument("--timings", type=Path, help="write here, as JSON, how long each stage took")
     options = parser.parse_args(arguments)
+    add("imports", seconds_since_start() - sum(stage_seconds().values()))
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -37,10 +38,89 @@ class ClipHU:
     high_hu: float
 
 
+@dataclass(frozen=True)
+class Channel:
+    """What one channel shows.
+
+    Attributes:
+        name: `pet_ratio`, `ct` or an organ's name.
+        encoding: How an organ is shown; `none` for PET and CT.
+        clip: Limits of the CT, or None.
+    """
+
+    name: str
+    encoding: OrganEncoding = OrganEncoding.NONE
+    clip: ClipHU | None = None
+
+
+def channels_of(encoding: OrganEncoding, clip: ClipHU | None) -> tuple[Channel, ...]:
+    """The channels of a network in their order: PET / threshold, CT, and the eight organs if it sees them."""
+    seen = (Channel("pet_ratio"), Channel("ct", clip=clip))
+    if encoding is OrganEncoding.NONE:
+        return seen
+    return (*seen, *(Channel(organ.name.lower(), encoding=encoding) for organ in Organ))
+
+
 def channel_names(encoding: OrganEncoding) -> tuple[str, ...]:
     """Names of the channels in their order; the first two are PET / threshold and CT."""
-    organs = () if encoding is OrganEncoding.NONE else tuple(organ.name.lower() for organ in Organ)
-    return ("pet_ratio", "ct", *organs)
+    return tuple(channel.name for channel in channels_of(encoding, None))
+
+
+class ScanChannels:
+    """Builds the channels of one scan on the PET's grid, one at a time.
+
+    Args:
+        pet: PET in SUV.
+        ct: CT in HU, on any grid.
+        organs: The eight organ classes on the PET's grid, (z, y, x); may be None when no channel shows them.
+        suv_threshold: SUV threshold of the scan, > 0; the PET is shown as SUV / threshold.
+
+    Raises:
+        ValueError: The organs' shape is not the PET's.
+    """
+
+    def __init__(
+        self, pet: sitk.Image, *, ct: sitk.Image, organs: npt.NDArray[np.uint8] | None, suv_threshold: float
+    ) -> None:
+        self.grid = grid_of(pet)
+        if organs is not None and organs.shape != self.grid.shape_zyx:
+            raise ValueError(f"organs must be on the PET's grid {self.grid.shape_zyx} (z, y, x), got {organs.shape}")
+        self._pet = pet
+        self._ct = ct
+        self._organs = organs
+        self._suv_threshold = suv_threshold
+
+    def build(self, channel: Channel) -> Float:
+        """One channel, float32 (z, y, x), the caller's own; an absent organ gives zeros.
+
+        Raises:
+            ValueError: The channel shows an organ and there are none.
+        """
+        if channel.name == "pet_ratio":
+            ratio: Float = (sitk.GetArrayViewFromImage(self._pet) / self._suv_threshold).astype(np.float32, copy=False)
+            return ratio
+        if channel.name == "ct":
+            ct_hu: Float = self.ct_hu.copy()
+            if channel.clip is not None:
+                np.clip(ct_hu, channel.clip.low_hu, channel.clip.high_hu, out=ct_hu)
+            return ct_hu
+        if self._organs is None:
+            raise ValueError(f"organs must be on the PET's grid {self.grid.shape_zyx} (z, y, x), got None")
+        mask: npt.NDArray[np.bool_] = self._organs == Organ[channel.name.upper()]
+        if channel.encoding is OrganEncoding.BINARY:
+            return mask.astype(np.float32)
+        return soft_distance(mask, grid=self.grid)
+
+    @property
+    def can_be_disease(self) -> npt.NDArray[np.bool_]:
+        """Whether a voxel's SUV is at or above the threshold, (z, y, x)."""
+        above: npt.NDArray[np.bool_] = sitk.GetArrayViewFromImage(self._pet) >= self._suv_threshold
+        return above
+
+    @cached_property
+    def ct_hu(self) -> Float:
+        """The CT in HU on the PET's grid, float32 (z, y, x)."""
+        return to_array(resample_ct(self._ct, self.grid))
 
 
 def build_channels(
@@ -52,7 +132,7 @@ def build_channels(
     encoding: OrganEncoding,
     clip: ClipHU | None,
 ) -> Float:
-    """Channels of one scan on the PET's grid.
+    """All channels that a network sees of one scan, on the PET's grid.
 
     Args:
         pet: PET in SUV.
@@ -69,21 +149,11 @@ def build_channels(
     Raises:
         ValueError: The encoding needs organs and there are none, or their shape is not the PET's.
     """
-    grid = grid_of(pet)
-    names = channel_names(encoding)
-    channels = np.empty((len(names), *grid.shape_zyx), dtype=np.float32)
-    channels[0] = to_array(pet) / suv_threshold
-    channels[1] = to_array(resample_ct(ct, grid))
-    if clip is not None:
-        np.clip(channels[1], clip.low_hu, clip.high_hu, out=channels[1])
-    if encoding is OrganEncoding.NONE:
-        return channels
-    if organs is None or organs.shape != grid.shape_zyx:
-        got = None if organs is None else organs.shape
-        raise ValueError(f"organs must be on the PET's grid {grid.shape_zyx} (z, y, x), got {got}")
-    for channel, organ in zip(channels[2:], Organ, strict=True):
-        mask = organs == organ
-        channel[...] = mask if encoding is OrganEncoding.BINARY else soft_distance(mask, grid=grid)
+    scan = ScanChannels(pet, ct=ct, organs=organs, suv_threshold=suv_threshold)
+    names = channels_of(encoding, clip)
+    channels = np.empty((len(names), *scan.grid.shape_zyx), dtype=np.float32)
+    for number, channel in enumerate(names):
+        channels[number] = scan.build(channel)
     return channels
 
 

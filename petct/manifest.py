@@ -40,6 +40,26 @@ class OrganTask(StrEnum):
     FASTEST = "fastest"
 
 
+class Mode(StrEnum):
+    """How much work a case is given.
+
+    Exact: nnU-Net's own windows and mirrorings. Balanced: windows in the patient's body only. Fast: windows near what
+    can end up in the mask, at most two mirrorings.
+    """
+
+    EXACT = "exact"
+    BALANCED = "balanced"
+    FAST = "fast"
+
+
+class Backend(StrEnum):
+    """What computes the networks: OpenVINO on a CPU if it is installed and PyTorch otherwise, or a named one."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+    OPENVINO = "openvino"
+
+
 @dataclass(frozen=True)
 class Member:
     """One model of the ensemble: an nnU-Net configuration with its trained folds.
@@ -136,6 +156,8 @@ class Manifest:
         path: The file that it was read from.
         name: Its name, for the log.
         warning: A line that every run logs as a warning (demo weights say here what they are), or "".
+        mode: How much work a case is given.
+        backend: What computes the networks.
         mirroring: Whether predictions are averaged over the mirrorings that a member was trained with.
         tile_step: Step of the sliding window as a fraction of the patch, in (0, 1].
         organs: How organs are found.
@@ -146,6 +168,8 @@ class Manifest:
     path: Path
     name: str
     warning: str
+    mode: Mode
+    backend: Backend
     mirroring: bool
     tile_step: float
     organs: OrganSettings
@@ -183,6 +207,8 @@ def read_manifest(path: Path) -> Manifest:
         path=path,
         name=top.text("name"),
         warning=top.text("warning"),
+        mode=top.choice("mode", Mode),
+        backend=top.choice("backend", Backend),
         mirroring=top.flag("mirroring"),
         tile_step=top.number("tile_step", above=0.0, upto=1.0),
         organs=_organ_settings(top.table("organs"), root),

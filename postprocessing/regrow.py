@@ -55,14 +55,30 @@ def regrow(
     require_shape(ttb.shape, normal=normal, pet_suv=pet_suv, organs=organs)
     if not (np.isfinite(radius_mm) and radius_mm >= 0):
         raise ValueError(f"regrow radius: must be finite and >= 0, got {radius_mm} mm")
-    mask = _grow(ttb, radius_mm=radius_mm, spacing_mm_zyx=spacing_mm_zyx)
+    mask = np.zeros_like(ttb)
+    # Nothing is grown further than this box, which is small beside the scan.
+    box = _box_around(ttb, radius_mm=radius_mm, spacing_mm_zyx=spacing_mm_zyx)
+    grown = _grow(ttb[box], radius_mm=radius_mm, spacing_mm_zyx=spacing_mm_zyx)
     for organ in protected:
-        mask &= organs != organ
-    mask |= ttb
-    mask &= ~normal
+        grown &= organs[box] != organ
+    grown |= ttb[box]
+    grown &= ~normal[box]
     # A Python float, so that a float32 PET is compared in float32 and a voxel at the threshold is kept.
-    mask &= pet_suv >= float(suv_threshold)
+    grown &= pet_suv[box] >= float(suv_threshold)
+    mask[box] = grown
     return mask
+
+
+def _box_around(seeds: Mask, *, radius_mm: float, spacing_mm_zyx: tuple[float, float, float]) -> tuple[slice, ...]:
+    """The seeds' bounding box grown by the radius, within the grid; empty when there are none."""
+    box = []
+    for axis, spacing_mm in enumerate(spacing_mm_zyx):
+        (hit,) = np.nonzero(seeds.any(axis=tuple(other for other in range(3) if other != axis)))
+        if not len(hit):
+            return (slice(0, 0),) * 3
+        margin = int((radius_mm + TIE_TOLERANCE_MM) / spacing_mm)
+        box.append(slice(max(int(hit[0]) - margin, 0), int(hit[-1]) + margin + 1))
+    return tuple(box)
 
 
 def _grow(seeds: Mask, *, radius_mm: float, spacing_mm_zyx: tuple[float, float, float]) -> Mask:

@@ -7,7 +7,7 @@ are the same for members with and without organs, so members whose plans treat t
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,16 @@ from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
+from petct.channels import Channel
 from petct.geometry import Grid
+from petct.stages import stage
 from segmentation.plans import Normalisation, Recipe, three
-from segmentation.resampling import resample
+from segmentation.resampling import Box, Part, resample
 
 Float = npt.NDArray[np.float32]
 Range = tuple[int, int]
+
+SHARED_CHANNELS = ("pet_ratio", "ct")
 
 
 @dataclass(frozen=True)
@@ -65,15 +69,17 @@ class Placement:
 
 @dataclass(frozen=True)
 class Preprocessed:
-    """A scan as a network sees it.
+    """A scan, or a region of it, as a network sees it.
 
     Attributes:
         data: float32 on the CPU, (channel, and the network's three axes).
-        placement: Where these voxels lie in the scan.
+        placement: Where the scan's voxels lie.
+        part: Which of the network's voxels `data` holds.
     """
 
     data: torch.Tensor
     placement: Placement
+    part: Part
 
 
 class ScanPreprocessor:
@@ -81,69 +87,123 @@ class ScanPreprocessor:
 
     Args:
         grid: The scan's grid.
+        build: Builds a channel on the grid, (z, y, x).
         device: Where channels are resampled.
     """
 
-    def __init__(self, grid: Grid, *, device: torch.device) -> None:
+    def __init__(self, grid: Grid, build: Callable[[Channel], Float], *, device: torch.device) -> None:
         self._grid = grid
+        self._build = build
         self._device = device
+        self._boxes: dict[Channel, list[list[int]]] = {}
         self._remembered: dict[Hashable, torch.Tensor] = {}
 
-    def run(self, channels: Float, *, recipe: Recipe, shared: Sequence[Hashable]) -> Preprocessed:
+    def run(
+        self, channels: Sequence[Channel], *, recipe: Recipe, region: Callable[[Placement], Box] | None
+    ) -> Preprocessed:
         """The channels as a network sees them.
 
         Args:
-            channels: (channel, z, y, x) on the grid; left as they are.
+            channels: What the network sees; PET and CT are not made again for a network that sees them alike.
             recipe: The network's recipe.
-            shared: What the first channels show, one entry each: where another call says the same, the channel is not
-                made again. The channels beyond are not remembered.
+            region: Chooses the network's voxels that are wanted; all of them when None.
 
         Returns:
-            The channels in the network's axes and voxels.
+            The channels in the network's axes and voxels; the voxels of a region are what they are in the whole.
+
+        Raises:
+            ValueError: A channel is not on the grid.
         """
-        placement = _place(channels, grid=self._grid, recipe=recipe)
-        along = channels.transpose(0, *(1 + axis for axis in recipe.transpose))
-        outside = _outside(along)[placement.crop] if any(how.is_masked for how in recipe.normalisations) else None
-        shape = placement.box_shape if recipe.resampling.is_idle else placement.network_shape
-        data = torch.empty((len(channels), *shape), dtype=torch.float32)
-        for number, (channel, how) in enumerate(zip(along, recipe.normalisations, strict=True)):
-            # What a masked channel becomes depends on all the others.
-            may_share = number < len(shared) and not how.is_masked
-            key = (shared[number], placement, how, recipe.resampling) if may_share else None
-            if key in self._remembered:
-                data[number] = self._remembered[key]
-                continue
-            normalised = _normalise(channel[placement.crop], how=how, outside=outside)
-            resample(
-                torch.from_numpy(normalised)[None],
-                out=data[number, None],
-                resampling=recipe.resampling,
-                spacing_mm=placement.spacing_mm,
-                new_spacing_mm=placement.network_spacing_mm,
-                device=self._device,
-            )
-            if key is not None:
-                self._remembered[key] = data[number].clone()  # a view would keep all the channels
-        return Preprocessed(data, placement)
+        with stage("preprocess"):
+            built: dict[Channel, Float] = {}
+            placement = self._place(channels, recipe=recipe, built=built)
+            shape = placement.box_shape if recipe.resampling.is_idle else placement.network_shape
+            # Only a spline can be asked for a part of what it makes.
+            is_whole = region is None or recipe.resampling.spline is None
+            chosen = whole_box(shape) if region is None or is_whole else region(placement)
+            is_masked = any(how.is_masked for how in recipe.normalisations)
+            outside = _outside(self._all(channels, recipe=recipe, built=built))[placement.crop] if is_masked else None
+            data = torch.empty((len(channels), *(part.stop - part.start for part in chosen)), dtype=torch.float32)
+            for number, (channel, how) in enumerate(zip(channels, recipe.normalisations, strict=True)):
+                # What a masked channel becomes depends on all the others; organs are seen by few networks alike.
+                key = (channel, placement, how, recipe.resampling, *_edges(chosen))
+                may_share = channel.name in SHARED_CHANNELS and not how.is_masked
+                if may_share and key in self._remembered:
+                    data[number] = self._remembered[key]
+                    continue
+                voxels = built.pop(channel, None)
+                along = (self._made(channel) if voxels is None else voxels).transpose(recipe.transpose)
+                resample(
+                    torch.from_numpy(_normalise(along[placement.crop], how=how, outside=outside))[None],
+                    out=data[number, None],
+                    region=chosen,
+                    shape=shape,
+                    resampling=recipe.resampling,
+                    spacing_mm=placement.spacing_mm,
+                    new_spacing_mm=placement.network_spacing_mm,
+                    device=self._device,
+                )
+                if may_share:
+                    self._remembered[key] = data[number].clone()  # a view would keep all the channels
+            return Preprocessed(data, placement, Part(three(shape), three(side.start for side in chosen)))
+
+    def _made(self, channel: Channel) -> Float:
+        with stage("channels"):
+            voxels = self._build(channel)
+        if voxels.shape != self._grid.shape_zyx:
+            shape = self._grid.shape_zyx
+            raise ValueError(f"channel {channel.name} must be on the grid {shape} (z, y, x), got {voxels.shape}")
+        return voxels
+
+    def _place(self, channels: Sequence[Channel], *, recipe: Recipe, built: dict[Channel, Float]) -> Placement:
+        """Where nnU-Net's crop lies: the bounding box of the voxels that are not zero in every channel.
+
+        What had to be built for that is left in `built`.
+        """
+        whole = [[0, size] for size in self._grid.shape_zyx]
+        box: list[list[int]] | None = None
+        # The CT first: it is not zero in air, so that mostly nothing else has to be looked at.
+        for channel in sorted(channels, key=lambda channel: channel.name != "ct"):
+            if channel not in self._boxes:
+                built[channel] = self._made(channel)
+                self._boxes[channel] = _used_box(built[channel])
+            if mine := self._boxes[channel]:
+                sides = zip(box or mine, mine, strict=True)
+                box = [[min(a[0], b[0]), max(a[1], b[1])] for a, b in sides]
+            if box == whole:
+                break
+        around = box or whole
+        return Placement(
+            transpose=recipe.transpose,
+            shape=three(self._grid.shape_zyx[axis] for axis in recipe.transpose),
+            box=three((int(around[axis][0]), int(around[axis][1])) for axis in recipe.transpose),
+            spacing_mm=three(self._grid.spacing_mm_zyx[axis] for axis in recipe.transpose),
+            network_spacing_mm=recipe.spacing_mm,
+        )
+
+    def _all(self, channels: Sequence[Channel], *, recipe: Recipe, built: dict[Channel, Float]) -> Float:
+        for channel in channels:
+            if channel not in built:
+                built[channel] = self._made(channel)
+        return np.stack([built[channel] for channel in channels]).transpose(0, *(1 + a for a in recipe.transpose))
 
 
-def _place(channels: Float, *, grid: Grid, recipe: Recipe) -> Placement:
-    """Where nnU-Net's crop lies: the bounding box of the voxels that are not zero in every channel."""
-    whole = [[0, size] for size in grid.shape_zyx]
-    is_used = np.zeros(grid.shape_zyx, dtype=np.bool_)
-    box = whole
-    for channel in channels:
-        is_used |= channel != 0
-        box = get_bbox_from_mask(is_used)  # nnU-Net fills holes first, which moves no bounding box
-        if box == whole:
-            break
-    return Placement(
-        transpose=recipe.transpose,
-        shape=three(grid.shape_zyx[axis] for axis in recipe.transpose),
-        box=three((box[axis][0], box[axis][1]) for axis in recipe.transpose),
-        spacing_mm=three(grid.spacing_mm_zyx[axis] for axis in recipe.transpose),
-        network_spacing_mm=recipe.spacing_mm,
-    )
+def whole_box(shape: Sequence[int]) -> Box:
+    """All voxels of a volume with three axes."""
+    return three(slice(0, int(size)) for size in shape)
+
+
+def _used_box(channel: Float) -> list[list[int]]:
+    """The bounding box of what is not zero, [] when all is."""
+    faces = [channel.take(end, axis=axis) for axis in range(3) for end in (0, -1)]
+    if all(face.any() for face in faces):
+        return [[0, size] for size in channel.shape]
+    # nnU-Net fills holes first, which moves no bounding box.
+    return get_bbox_from_mask(channel != 0) if channel.any() else []
+
+
+def _edges(box: Box) -> tuple[tuple[int, int], ...]:
+    return tuple((part.start, part.stop) for part in box)
 
 
 def _outside(channels: Float) -> npt.NDArray[np.int8]:

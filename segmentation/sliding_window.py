@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations, product
+from typing import Protocol
 
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+
+from petct.stages import count, stage
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +28,17 @@ SUM_DTYPE = torch.float32  # nnU-Net's is half; with half here the labels are nn
 PROGRESS_INTERVAL_S = 10.0
 
 
+class Network(Protocol):
+    """Computes the logits of windows."""
+
+    def __call__(self, windows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Logits, float32 (class, and three axes) each, of windows (channel, and three axes) of one size."""
+        ...
+
+
 @torch.no_grad()
 def predict_logits(
-    network: torch.nn.Module,
+    network: Network,
     data: torch.Tensor,
     *,
     window: Sequence[int],
@@ -36,40 +47,41 @@ def predict_logits(
     tile_step: float,
     device: torch.device,
     name: str,
+    is_needed: Callable[[Sequence[slice]], bool] | None = None,
 ) -> torch.Tensor:
     """Logits of a whole preprocessed scan.
 
     Args:
-        network: The network, on `device`, in evaluation mode.
+        network: The network.
         data: Preprocessed channels on the CPU, (channel, and three axes in the network's order), float32.
         window: The patch size, in voxels along the network's axes.
         classes: How many classes the network has.
         mirrorings: Combinations of spatial axes (0, 1, 2) to flip, () for none; logits are averaged over them.
         tile_step: Step from window to window as a fraction of the window, in (0, 1].
-        device: Where the network runs and where logits are summed. On CUDA the network runs with nnU-Net's autocast.
+        device: Where the network takes windows and logits are summed.
         name: What the progress lines in the log call this.
+        is_needed: Whether anything in a part of `data` is needed; windows without are left out, all are run when None.
 
     Returns:
-        `SUM_DTYPE` logits on the CPU, (class, and the three axes of `data`).
+        `SUM_DTYPE` logits on `device`, (class, and the three axes of `data`); 0 where no window was run.
     """
-    # A scan smaller than the window is padded with zeros around it, as nnU-Net does.
-    padded, unpad = pad_nd_image(data, tuple(window), "constant", {"value": 0}, True, None)
-    shape = padded.shape[1:]
-    gaussian = compute_gaussian(
-        tuple(window),
-        sigma_scale=SIGMA_PER_WINDOW,
-        value_scaling_factor=GAUSSIAN_PEAK,
-        dtype=SUM_DTYPE,
-        device=device,
-    )
-    logits = torch.zeros((classes, *shape), dtype=SUM_DTYPE, device=device)
-    weights = torch.zeros(shape, dtype=SUM_DTYPE, device=device)
-    tiles = _tiles(shape, window=window, tile_step=tile_step)
-    said_s = time.monotonic()
-    with (
-        torch.autocast(device.type, enabled=device.type == "cuda"),
-        torch.backends.cudnn.flags(enabled=True, benchmark=True),  # every window has the same size
-    ):
+    with stage("network"):
+        # A scan smaller than the window is padded with zeros around it, as nnU-Net does.
+        padded, unpad = pad_nd_image(data, tuple(window), "constant", {"value": 0}, True, None)
+        shape = padded.shape[1:]
+        gaussian = compute_gaussian(
+            tuple(window),
+            sigma_scale=SIGMA_PER_WINDOW,
+            value_scaling_factor=GAUSSIAN_PEAK,
+            dtype=SUM_DTYPE,
+            device=device,
+        )
+        logits = torch.zeros((classes, *shape), dtype=SUM_DTYPE, device=device)
+        weights = torch.zeros(shape, dtype=SUM_DTYPE, device=device)
+        tiles = _tiles(shape, window=window, tile_step=tile_step)
+        if is_needed is not None:
+            tiles = [tile for tile in tiles if is_needed(_without_padding(tile, unpad=unpad[1:]))]
+        said_s = time.monotonic()
         for done, tile in enumerate(tiles):
             if time.monotonic() - said_s >= PROGRESS_INTERVAL_S:
                 said_s = time.monotonic()
@@ -77,8 +89,9 @@ def predict_logits(
             prediction = _predict_window(network, padded[(slice(None), *tile)].to(device), mirrorings)
             logits[(slice(None), *tile)] += prediction * gaussian
             weights[tile] += gaussian
-    logits /= weights
-    return logits[(slice(None), *unpad[1:])].cpu()
+        count("windows", len(tiles) * len(mirrorings))
+        logits /= weights.masked_fill_(weights == 0, 1.0)
+        return logits[(slice(None), *unpad[1:])]
 
 
 def all_mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:
@@ -94,14 +107,24 @@ def _tiles(shape: Sequence[int], *, window: Sequence[int], tile_step: float) -> 
     ]
 
 
-def _predict_window(network: torch.nn.Module, tile: torch.Tensor, mirrorings: Sequence[Sequence[int]]) -> torch.Tensor:
+def _without_padding(tile: Sequence[slice], *, unpad: Sequence[slice]) -> tuple[slice, ...]:
+    """A window's place in the data before padding, as far as it has one."""
+    return tuple(
+        slice(max(0, part.start - inner.start), max(0, min(part.stop, inner.stop) - inner.start))
+        for part, inner in zip(tile, unpad, strict=True)
+    )
+
+
+def _predict_window(network: Network, tile: torch.Tensor, mirrorings: Sequence[Sequence[int]]) -> torch.Tensor:
     """Logits of one window, (class, and three axes), averaged over the mirrorings."""
-    total: torch.Tensor | None = None
-    for flipped in mirrorings:
-        axes = [axis + 1 for axis in flipped]  # the channel comes first
-        logits = network(torch.flip(tile, axes)[None])[0].float()
-        restored = torch.flip(logits, axes)
-        total = restored if total is None else total.add_(restored)
-    if total is None:
+    if not mirrorings:
         raise ValueError("mirrorings must hold at least one entry, () for none")
+    flips = [[axis + 1 for axis in flipped] for flipped in mirrorings]  # the channel comes first
+    first, *others = (
+        torch.flip(logits, axes)
+        for axes, logits in zip(flips, network([torch.flip(tile, axes) for axes in flips]), strict=True)
+    )
+    total = first
+    for restored in others:
+        total.add_(restored)
     return total.div_(len(mirrorings))

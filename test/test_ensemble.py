@@ -1,5 +1,6 @@
 import json
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -15,14 +16,18 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from safetensors.torch import load_file, save_file
+from scipy import ndimage
 
-from petct.channels import ClipHU, OrganEncoding
+from petct import stages
+from petct.channels import Channel, ClipHU, OrganEncoding, channel_names
 from petct.errors import CaseError
 from petct.geometry import check_same_grid, grid_of, to_array, to_image
-from petct.manifest import Architecture, Member
+from petct.manifest import Architecture, Backend, Member, Mode
 from segmentation import sliding_window
-from segmentation.ensemble import predict_probabilities
+from segmentation.beside_networks import AtOnce, Background, OneThread, one_ahead
+from segmentation.ensemble import Running, ScanEnsemble, mirrorings_of
 from segmentation.packed_model import build_network, load_fold, read_packed_model
+from segmentation.torch_network import TorchNetwork
 from tiny_nnunet import CONFIGURATION, GRID, dataset_name, make_member, make_results, tiny_channels
 
 CPU = torch.device("cpu")
@@ -63,17 +68,44 @@ def soft(nnunet_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Memb
     )
 
 
-def build(encoding: OrganEncoding, clip: ClipHU | None) -> Float:
-    channels = tiny_channels(2 if encoding is OrganEncoding.NONE else 10)
-    if clip is not None:
-        channels[1] = np.clip(channels[1], clip.low_hu, clip.high_hu)
-    return channels
+class TinyScan:
+    """Stands in for a scan's channels, and keeps what was built; two voxels can be disease."""
+
+    grid = GRID
+
+    def __init__(self) -> None:
+        self.built: list[Channel] = []
+        self.ct_hu = tiny_channels()[1]
+        self.can_be_disease = np.zeros(GRID.shape_zyx, dtype=np.bool_)
+        self.can_be_disease[(9, 12), (14, 17), (12, 16)] = True
+
+    def build(self, channel: Channel) -> Float:
+        self.built.append(channel)
+        voxels = tiny_channels(10)[channel_names(OrganEncoding.BINARY).index(channel.name)]
+        return voxels if channel.clip is None else np.clip(voxels, channel.clip.low_hu, channel.clip.high_hu)
 
 
-def predict(members: Sequence[Member], *, mirroring: bool = False, tile_step: float = 0.5) -> Float:
-    return predict_probabilities(
-        build, grid=GRID, members=members, mirroring=mirroring, tile_step=tile_step, device=CPU
+def predict(
+    members: Sequence[Member],
+    *,
+    mirroring: bool = False,
+    tile_step: float = 0.5,
+    mode: Mode = Mode.EXACT,
+    backend: Backend = Backend.TORCH,
+    is_everywhere: bool = True,
+    background: Background | None = None,
+    scan: TinyScan | None = None,
+) -> Float:
+    ensemble = ScanEnsemble(
+        scan or TinyScan(),
+        members=members,
+        running=Running(mode, backend, mirroring, tile_step, CPU),
+        reach_mm=5.0,
+        is_everywhere=is_everywhere,
+        name="PSMA",
     )
+    beside = background or AtOnce()
+    return ensemble.predict(one_ahead(ensemble.inputs(), background=beside), background=beside)
 
 
 def labels_of_nnunets_command(member: Member, folder: Path, *, results: Path, mirroring: bool) -> npt.NDArray[np.uint8]:
@@ -142,7 +174,7 @@ def test_a_scan_smaller_than_the_window_is_padded_as_nnunet_does(plain: Member) 
     load_fold(network, model, fold=1)
     data = torch.randn(2, 13, 40, 27, generator=torch.Generator().manual_seed(3))
     logits = sliding_window.predict_logits(
-        network,
+        TorchNetwork(network, device=CPU, name="tiny"),
         data,
         window=model.configuration.patch_size,
         classes=3,
@@ -178,36 +210,104 @@ def test_members_are_averaged_as_weighted_probabilities(plain: Member, resenc: M
     assert mean.shape == (3, *GRID.shape_zyx)
 
 
-def test_channels_are_built_once_and_with_the_models_clip(plain: Member, resenc: Member, tmp_path: Path) -> None:
+def near_disease(reach: tuple[int, int, int]) -> npt.NDArray[np.bool_]:
+    """The voxels within so many of one that can be disease, along every axis."""
+    return ndimage.maximum_filter(TinyScan().can_be_disease, size=[2 * r + 1 for r in reach])
+
+
+# 5 mm are one voxel or two.
+REACH = tuple(math.ceil(5.0 / size) for size in GRID.spacing_mm_zyx)
+
+
+@pytest.mark.parametrize("mirroring", [False, True])
+def test_leaving_out_what_does_not_matter_changes_nothing_that_does(plain: Member, mirroring: bool) -> None:
+    everywhere = predict([plain], tile_step=0.25, mirroring=mirroring)
+    where_it_matters = predict([plain], tile_step=0.25, mirroring=mirroring, is_everywhere=False)
+    near = near_disease(REACH)
+    assert 0.0 < near.mean() < 0.5
+    np.testing.assert_allclose(where_it_matters[:, near], everywhere[:, near], rtol=0.0, atol=1e-6)
+    assert (where_it_matters.sum(axis=0) == 0.0).any()
+
+
+def test_windows_that_do_not_matter_are_not_run(plain: Member) -> None:
+    windows = {}
+    for is_everywhere in (True, False):
+        stages.reset()
+        scan = TinyScan()
+        scan.can_be_disease[...] = False
+        scan.can_be_disease[9, 14, 6] = True
+        predict([plain], tile_step=0.05, is_everywhere=is_everywhere, scan=scan)
+        windows[is_everywhere] = stages.counts()["windows"]
+    assert 0 < windows[False] < windows[True]
+
+
+def test_beside_the_networks_or_not_is_the_same(plain: Member, soft: Member) -> None:
+    members = [plain, soft, replace(plain, folds=(1,))]
+    with OneThread() as background:
+        beside = predict(members, tile_step=1.0, background=background)
+    np.testing.assert_array_equal(beside, predict(members, tile_step=1.0))
+
+
+@pytest.mark.parametrize("mode", [Mode.BALANCED, Mode.FAST])
+def test_a_body_that_fills_the_scan_is_not_cropped(plain: Member, mode: Mode) -> None:
+    scan = TinyScan()
+    scan.ct_hu = np.full(GRID.shape_zyx, 30.0, dtype=np.float32)
+    scan.can_be_disease = np.ones(GRID.shape_zyx, dtype=np.bool_)
+    np.testing.assert_allclose(predict([plain], mode=mode, scan=scan), predict([plain]), rtol=0.0, atol=1e-6)
+
+
+def test_a_body_at_one_side_is_cropped_and_runs_fewer_windows(plain: Member) -> None:
+    scan = TinyScan()
+    scan.ct_hu = np.full(GRID.shape_zyx, -1000.0, dtype=np.float32)
+    scan.ct_hu[2:23, 4:34, 2:20] = 30.0
+    windows = []
+    for mode in (Mode.EXACT, Mode.BALANCED):
+        stages.reset()
+        probabilities = predict([replace(plain, folds=(0,))], mode=mode, scan=scan, tile_step=0.25)
+        windows.append(stages.counts()["windows"])
+        np.testing.assert_allclose(probabilities.sum(axis=0), 1.0, atol=1e-5)
+    assert windows[1] < windows[0]
+
+
+def test_a_fast_run_mirrors_left_to_right_at_most(plain: Member) -> None:
+    model = read_packed_model(plain)
+    assert model.plans.transpose_forward == [1, 0, 2]
+    running = Running(Mode.FAST, Backend.TORCH, True, 0.5, CPU)
+    for axes, expected in (
+        ((0, 1, 2), [(), (2,)]),
+        ((0, 1), [(), (0,)]),
+        ((), [()]),
+    ):
+        assert mirrorings_of(replace(model, mirroring_axes=axes), running=running) == expected
+    assert mirrorings_of(model, running=replace(running, mirroring=False)) == [()]
+    assert len(mirrorings_of(replace(model, mirroring_axes=(0, 1, 2)), running=replace(running, mode=Mode.EXACT))) == 8
+
+
+def test_openvino_says_what_torch_says(plain: Member, resenc: Member, soft: Member) -> None:
+    members = [plain, resenc, soft]
+    torchs = predict(members, mirroring=True)
+    openvinos = predict(members, mirroring=True, backend=Backend.OPENVINO)
+    np.testing.assert_allclose(openvinos, torchs, rtol=0.0, atol=1e-4)
+
+
+def test_channels_are_built_once_and_with_the_models_clip(plain: Member, tmp_path: Path) -> None:
     clip = ClipHU(-100.0, 30.0)
     clipped = replace(plain, folder=edited(plain, tmp_path, "model.json", ct_clip={"low_hu": -100.0, "high_hu": 30.0}))
-    asked: list[tuple[OrganEncoding, ClipHU | None]] = []
-
-    def recorded(encoding: OrganEncoding, clip: ClipHU | None) -> Float:
-        asked.append((encoding, clip))
-        return build(encoding, clip)
-
-    members = [replace(member, folds=(0,)) for member in (plain, clipped, resenc)]
-    mean = predict_probabilities(recorded, grid=GRID, members=members, mirroring=False, tile_step=1.0, device=CPU)
-    assert asked == [(OrganEncoding.NONE, None), (OrganEncoding.NONE, clip)]
+    scan = TinyScan()
+    members = [replace(member, folds=(0,)) for member in (plain, clipped, plain)]
+    mean = predict(members, tile_step=1.0, scan=scan)
+    assert scan.built == [Channel("pet_ratio"), Channel("ct"), Channel("ct", clip=clip)]
     alone = [predict([member], tile_step=1.0) for member in members]
     assert not np.array_equal(alone[0], alone[1])
     np.testing.assert_allclose(mean, sum(alone) / 3.0, atol=1e-6)
 
 
-def test_channels_are_built_once_for_plans_with_different_voxels(plain: Member, tmp_path: Path) -> None:
+def test_plans_may_have_different_voxels(plain: Member, tmp_path: Path) -> None:
     plans = json.loads((plain.folder / "plans.json").read_text())
     plans["configurations"][CONFIGURATION] |= {"spacing": [4.1, 3.2, 3.5]}
     finer = replace(plain, folder=edited(plain, tmp_path, "plans.json", **plans))
-    built: list[OrganEncoding] = []
-
-    def recorded(encoding: OrganEncoding, clip: ClipHU | None) -> Float:
-        built.append(encoding)
-        return build(encoding, clip)
-
     members = [replace(member, folds=(0,)) for member in (plain, finer, plain)]
-    mean = predict_probabilities(recorded, grid=GRID, members=members, mirroring=False, tile_step=1.0, device=CPU)
-    assert built == [OrganEncoding.NONE]
+    mean = predict(members, tile_step=1.0)
     alone = [predict([member], tile_step=1.0) for member in members[:2]]
     assert np.abs(alone[0] - alone[1]).max() > 0.1
     np.testing.assert_allclose(mean, (2.0 * alone[0] + alone[1]) / 3.0, atol=1e-6)
@@ -219,7 +319,8 @@ def test_the_log_has_one_line_per_member_and_says_that_it_lives(
     before = dict(os.environ)
     with caplog.at_level(logging.INFO):
         predict([plain], tile_step=1.0)
-        (line,) = caplog.messages
+        said, line = caplog.messages
+        assert said == "PSMA networks: exact: nnU-Net's own windows of the whole scan, all mirrorings; PyTorch, float32"
         assert line.startswith("member plain: folds 0, 1: ")
         caplog.clear()
         monkeypatch.setattr(sliding_window, "PROGRESS_INTERVAL_S", 0.0)
@@ -338,18 +439,6 @@ def test_a_pickle_in_place_of_weights_is_refused(plain: Member, nnunet_results: 
     shutil.copyfile(pickled / "checkpoint_final.pth", folder / "fold_0" / "checkpoint_final.safetensors")
     with pytest.raises(CaseError, match="^member plain fold 0: weights must be a safetensors file"):
         predict([replace(plain, folder=folder)], tile_step=1.0)
-
-
-def test_channels_off_the_grid_are_refused(plain: Member) -> None:
-    with pytest.raises(ValueError, match="channels must be on the grid"):
-        predict_probabilities(
-            lambda *_: build(OrganEncoding.NONE, None)[:, :-1],
-            grid=GRID,
-            members=[plain],
-            mirroring=False,
-            tile_step=1.0,
-            device=CPU,
-        )
 
 
 def test_an_ensemble_without_members_is_refused() -> None:

@@ -7,11 +7,14 @@ import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 
 from nnunet_plans import GRIDS, LABELS, all_plans, changed, managers, nnunets_input, noise, recipe_of
+from petct.channels import OrganEncoding, channels_of
 from petct.geometry import Grid
 from segmentation import resampling
 from segmentation.export import add_probabilities
+from segmentation.needed import Needed
 from segmentation.plans import Resampling
 from segmentation.preprocessing import Placement, ScanPreprocessor
+from segmentation.resampling import Part
 
 PLANS = all_plans()
 PLAIN = PLANS["tiny plain"]
@@ -30,7 +33,12 @@ def make_logits(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def both(
-    plans: dict[str, Any], *, grid: Grid, margin: int = 0, dtype: torch.dtype = torch.float32
+    plans: dict[str, Any],
+    *,
+    grid: Grid,
+    margin: int = 0,
+    dtype: torch.dtype = torch.float32,
+    needed: Needed | None = None,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Probabilities by ours and by nnU-Net's export, of the same logits."""
     recipe = recipe_of(plans)
@@ -47,14 +55,18 @@ def both(
         return_probabilities=True,
         num_threads_torch=1,
     )
-    placement = ScanPreprocessor(grid, device=CPU).run(channels, recipe=recipe, shared=()).placement
+    names = channels_of(OrganEncoding.BINARY, None)[: len(channels)]
+    made = dict(zip(names, channels, strict=True))
+    ready = ScanPreprocessor(grid, made.__getitem__, device=CPU).run(names, recipe=recipe, region=None)
     got = np.zeros((3, *grid.shape_zyx), dtype=np.float32)
     add_probabilities(
         got,
         logits,
-        placement=placement,
+        placement=ready.placement,
+        part=ready.part,
         resampling=Resampling.from_plans(configuration.configuration, what="probabilities"),
         weight=1.0,
+        needed=needed,
         device=CPU,
     )
     return got, np.asarray(expected)
@@ -110,9 +122,32 @@ def test_a_sum_is_added_to_and_weighted() -> None:
     logits = make_logits((4, 5, 7))
     total = np.full((3, 5, 6, 7), 0.5, dtype=np.float32)
     linear = Resampling("resample_data_or_seg_to_shape", (("order", 1),))
-    add_probabilities(total, logits, placement=placement, resampling=linear, weight=0.25, device=CPU)
+    add_probabilities(
+        total,
+        logits,
+        placement=placement,
+        part=Part((4, 5, 7), (0, 0, 0)),
+        resampling=linear,
+        weight=0.25,
+        needed=None,
+        device=CPU,
+    )
     expected = np.full((3, 5, 6, 7), 0.5)
     expected[0, :, [0, 5]] += 0.25
     exponentials = np.exp(logits.double().numpy())
     expected[:, :, 1:5] += 0.25 * (exponentials / exponentials.sum(axis=0)).transpose(0, 2, 1, 3)
     np.testing.assert_allclose(total, expected, rtol=0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("margin", [0, 4])
+@pytest.mark.parametrize("name", ["tiny plain", "tiny resenc_m", "demo resenc_l_921"])
+def test_where_they_matter_they_are_the_same(name: str, margin: int) -> None:
+    grid = GRIDS["fine"]
+    spots = np.zeros(grid.shape_zyx, dtype=bool)
+    spots[9, 20, 5] = spots[30, 3, 36] = True
+    got, expected = both(PLANS[name], grid=grid, margin=margin, needed=Needed.around(spots, reach=(2, 1, 3)))
+    for z, y, x in ((9, 20, 5), (30, 3, 36)):
+        near = (slice(None), slice(z - 2, z + 3), slice(y - 1, y + 2), slice(x - 3, x + 4))
+        np.testing.assert_allclose(got[near], expected[near], rtol=0.0, atol=3e-6)
+    inside = got[:, margin : 41 - 2 * margin, margin : 30 - 2 * margin, margin : 53 - 2 * margin]
+    assert (inside.sum(axis=0) == 0.0).mean() > 0.5  # nothing was computed there

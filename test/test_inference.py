@@ -14,7 +14,7 @@ import SimpleITK as sitk
 import inference
 from check_masks import check_masks
 from petct.case import Tracer
-from petct.channels import OrganEncoding
+from petct.channels import OrganEncoding, channels_of
 from petct.geometry import check_same_grid, grid_of, to_array
 from petct.manifest import Architecture, OrganTask
 from petct.organs import label_number
@@ -162,22 +162,36 @@ class HandMade:
 
     def __init__(self) -> None:
         self.asked: list[Tracer] = []
-        self.asked_how: list[tuple[bool, float, str]] = []
+        self.asked_how: list[tuple[bool, float, str, float, bool]] = []
         self.channels: dict[Tracer, np.ndarray] = {}
 
-    def __call__(self, build, *, grid, members, mirroring, tile_step, device):
+    def __call__(self, scan, *, members, running, reach_mm, is_everywhere, name):
         (tracer,) = [tracer for tracer in Tracer if [member.name for member in members] == [f"{tracer}_member"]]
-        self.asked.append(tracer)
-        check_same_grid(grid, PET_GRIDS[tracer], where=str(tracer), name="the PET")
-        self.asked_how.append((mirroring, tile_step, device.type))
-        self.channels[tracer] = build(OrganEncoding.BINARY, None)
-        return hand_made_probabilities(tracer)
+        check_same_grid(scan.grid, PET_GRIDS[tracer], where=str(tracer), name="the PET")
+        self.asked_how.append((running.mirroring, running.tile_step, running.device.type, reach_mm, is_everywhere))
+        assert name == tracer.name
+        return HandMadeScan(self, scan, tracer)
+
+
+class HandMadeScan:
+    """One scan of it."""
+
+    def __init__(self, all_scans: HandMade, scan, tracer: Tracer) -> None:
+        self._all, self._scan, self._tracer = all_scans, scan, tracer
+
+    def inputs(self):
+        yield lambda: [self._scan.build(channel) for channel in channels_of(OrganEncoding.BINARY, None)]
+
+    def predict(self, inputs, *, background):
+        self._all.asked.append(self._tracer)
+        self._all.channels[self._tracer] = np.stack(next(inputs))
+        return hand_made_probabilities(self._tracer)
 
 
 @pytest.fixture
 def hand_made(monkeypatch: pytest.MonkeyPatch) -> HandMade:
     stand_in = HandMade()
-    monkeypatch.setattr(inference, "predict_probabilities", stand_in)
+    monkeypatch.setattr(inference, "ScanEnsemble", stand_in)
     return stand_in
 
 
@@ -221,7 +235,7 @@ def test_the_masks_are_those_of_the_method_done_by_hand(hand_made: HandMade, tmp
     assert int(expected[Tracer.FDG].sum()) == 7 + 0 + 7 + 1 + 7 + 7 + 7 + 7
     assert are_equal(masks, expected) == [True, True]
     assert hand_made.asked == [Tracer.PSMA, Tracer.FDG]
-    assert hand_made.asked_how == [(True, 0.5, "cpu")] * 2
+    assert hand_made.asked_how == [(True, 0.5, "cpu", 7.0, False), (True, 0.5, "cpu", 4.0, False)]
     for tracer in Tracer:
         assert np.allclose(hand_made.channels[tracer][0], pet_suv(tracer) / THRESHOLDS_SUV[tracer])
         labels = nearest(organ_labels(tracer), CT_GRIDS[tracer], at=PET_GRIDS[tracer])

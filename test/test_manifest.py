@@ -10,7 +10,7 @@ import pytest
 from petct.case import Tracer
 from petct.channels import OrganEncoding
 from petct.errors import CaseError
-from petct.manifest import Architecture, OrganTask, read_manifest
+from petct.manifest import Architecture, Backend, Mode, OrganTask, read_manifest
 from petct.organs import Organ
 
 DIGEST = "0123456789abcdef" * 4
@@ -32,6 +32,7 @@ def _changed(old, new):
 def test_everything_that_is_written_is_read(tmp_path):
     manifest = read_manifest(_write(tmp_path))
     assert (manifest.name, manifest.warning) == ("test", "not for patients")
+    assert (manifest.mode, manifest.backend) == (Mode.BALANCED, Backend.AUTO)
     assert (manifest.mirroring, manifest.tile_step) == (True, 0.5)
     assert manifest.path == tmp_path / "m.toml"
     assert manifest.organs.task is OrganTask.FAST
@@ -131,6 +132,16 @@ def test_a_table_must_be_there(tmp_path, table):
         ("tile_step = 0.5", "tile_step = 1.01", r"^m\.toml tile_step: must be <= 1, got 1\.01$"),
         ("tile_step = 0.5", "tile_step = nan", r"^m\.toml tile_step: must be finite, got nan$"),
         ("tile_step = 0.5", "tile_step = true", r"^m\.toml tile_step: must be a number, got True$"),
+        (
+            'mode = "balanced"',
+            'mode = "quick"',
+            r"^m\.toml mode: must be one of exact, balanced, fast, got quick$",
+        ),
+        (
+            'backend = "auto"',
+            'backend = "gpu"',
+            r"^m\.toml backend: must be one of auto, torch, openvino, got gpu$",
+        ),
         ("mirroring = true", "mirroring = 1", r"^m\.toml mirroring: must be true or false, got 1$"),
         (
             'task = "fast"',

@@ -8,9 +8,11 @@ from petct.case import Tracer
 from petct.channels import OrganEncoding
 from petct.manifest import (
     Architecture,
+    Backend,
     Checkpoint,
     Manifest,
     Member,
+    Mode,
     OrganSettings,
     OrganTask,
     TracerSettings,
@@ -49,6 +51,8 @@ def odd(tmp_path: Path) -> Manifest:
         path=tmp_path / "odd.toml",
         name='the "odd" one',
         warning=ODD_TEXT,
+        mode=Mode.FAST,
+        backend=Backend.OPENVINO,
         mirroring=False,
         tile_step=0.7,
         organs=OrganSettings(OrganTask.FASTEST, tmp_path / "organs", 12.5, {'a "b".pth': "12345678" * 8}),

@@ -1,21 +1,33 @@
-from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
 from nnunet_plans import GRIDS, all_plans, changed, managers, nnunets_input, noise, recipe_of
+from petct.channels import Channel, ClipHU, OrganEncoding, channel_names, channels_of
 from petct.errors import CaseError
+from petct.geometry import Grid
 from segmentation import preprocessing
 from segmentation.plans import Recipe, read_recipe
-from segmentation.preprocessing import ScanPreprocessor
+from segmentation.preprocessing import Preprocessed, ScanPreprocessor
+from segmentation.resampling import Box
 
 PLANS = all_plans()
 PLAIN, RESENC_M = PLANS["tiny plain"], PLANS["tiny resenc_m"]
 CPU = torch.device("cpu")
 FINE = GRIDS["fine"]
+Float = npt.NDArray[np.float32]
+
+
+def preprocess(channels: Float, *, grid: Grid, recipe: Recipe, region: Box | None = None) -> Preprocessed:
+    """Ready-made channels preprocessed."""
+    seen = channels_of(OrganEncoding.BINARY, None)[: len(channels)]
+    made = dict(zip(seen, channels, strict=True))
+    choose = (lambda _placement: region) if region is not None else None
+    return ScanPreprocessor(grid, made.__getitem__, device=CPU).run(seen, recipe=recipe, region=choose)
 
 
 def check(plans: dict[str, Any], *, grid: str, margin: int = 0) -> None:
@@ -24,7 +36,7 @@ def check(plans: dict[str, Any], *, grid: str, margin: int = 0) -> None:
     channels = noise(GRIDS[grid], count=len(recipe.normalisations), margin=margin)
     before = channels.copy()
     expected, properties = nnunets_input(channels, grid=GRIDS[grid], plans=plans)
-    got = ScanPreprocessor(GRIDS[grid], device=CPU).run(channels, recipe=recipe, shared=("pet", "ct"))
+    got = preprocess(channels, grid=GRIDS[grid], recipe=recipe)
     assert got.data.dtype == torch.float32
     assert got.data.shape == expected.shape
     for ours, nnunets in zip(got.data.numpy(), expected, strict=True):
@@ -63,7 +75,7 @@ def test_other_resamplings_are_nnunets(function: str, options: dict[str, Any]) -
 
 def test_an_empty_scan_is_not_cropped() -> None:
     channels = np.zeros((2, *FINE.shape_zyx), dtype=np.float32)
-    got = ScanPreprocessor(FINE, device=CPU).run(channels, recipe=recipe_of(PLAIN), shared=())
+    got = preprocess(channels, grid=FINE, recipe=recipe_of(PLAIN))
     assert got.placement.box_shape == tuple(FINE.shape_zyx[axis] for axis in (1, 0, 2))
     np.testing.assert_allclose(got.data.numpy(), nnunets_input(channels, grid=FINE, plans=PLAIN)[0], atol=1e-6)
 
@@ -80,18 +92,27 @@ class Counted:
             resample(*arguments, **options)
 
         monkeypatch.setattr(preprocessing, "resample", counted)
-        self._preprocessor = ScanPreprocessor(FINE, device=CPU)
+        self._preprocessor = ScanPreprocessor(FINE, self._build, device=CPU)
 
-    def resampled(self, recipe: Recipe, *, ct: Hashable = "ct", margin: int = 0, organ: float = 1.0) -> int:
-        channels = noise(FINE, count=len(recipe.normalisations), margin=margin)
-        channels[2:] *= organ
-        if ct != "ct":
-            channels[1] = channels[1].clip(-50.0, 50.0)
+    @staticmethod
+    def _build(channel: Channel) -> Float:
+        number = channel_names(OrganEncoding.BINARY).index(channel.name)
+        voxels = noise(FINE, count=10)[number]
+        if channel.clip is not None:
+            voxels = voxels.clip(channel.clip.low_hu, channel.clip.high_hu)
+        return voxels * 0.7 if channel.encoding is OrganEncoding.SOFT_DISTANCE else voxels
+
+    def resampled(
+        self, recipe: Recipe, *, clip: ClipHU | None = None, is_soft: bool = False, region: Box | None = None
+    ) -> int:
+        encoding = OrganEncoding.SOFT_DISTANCE if is_soft else OrganEncoding.BINARY
+        channels = channels_of(encoding, clip)[: len(recipe.normalisations)]
+        choose = (lambda _placement: region) if region is not None else None
         self._calls = 0
-        got = self._preprocessor.run(channels, recipe=recipe, shared=("pet", ct))
-        fresh = ScanPreprocessor(FINE, device=CPU)
+        got = self._preprocessor.run(channels, recipe=recipe, region=choose)
         calls = self._calls
-        assert torch.equal(got.data, fresh.run(channels, recipe=recipe, shared=()).data)
+        fresh = ScanPreprocessor(FINE, self._build, device=CPU)
+        assert torch.equal(got.data, fresh.run(channels, recipe=recipe, region=choose).data)
         return calls
 
 
@@ -101,7 +122,7 @@ def test_pet_and_ct_are_made_once_whatever_the_encoding(monkeypatch: pytest.Monk
     two = replace(ten, normalisations=ten.normalisations[:2])
     assert counted.resampled(two) == 2
     assert counted.resampled(ten) == 8
-    assert counted.resampled(ten, organ=0.7) == 8  # another encoding's organs
+    assert counted.resampled(ten, is_soft=True) == 8
     assert counted.resampled(two) == 0
 
 
@@ -111,9 +132,9 @@ def test_what_differs_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     pet, ct = recipe.normalisations
     other_hu = replace(ct, intensities=tuple((name, value + 3.0) for name, value in ct.intensities))
     assert counted.resampled(recipe) == 2
-    assert counted.resampled(recipe, ct="clipped ct") == 1
+    assert counted.resampled(recipe, clip=ClipHU(-50.0, 50.0)) == 1
     assert counted.resampled(replace(recipe, normalisations=(pet, other_hu))) == 1
-    assert counted.resampled(recipe, margin=3) == 2  # other channels crop the scan in another way
+    assert counted.resampled(recipe, region=(slice(2, 9), slice(1, 8), slice(3, 11))) == 2
     assert counted.resampled(replace(recipe, transpose=(0, 1, 2))) == 2
     assert counted.resampled(replace(recipe, spacing_mm=(3.4, 4.0, 3.0))) == 2
     linear = replace(recipe.resampling, options=(("order", 1),))
@@ -144,4 +165,22 @@ def test_plans_for_another_preprocessing_are_refused(changes: dict[str, Any], ru
 def test_an_unknown_normalisation_is_refused() -> None:
     recipe = recipe_of(changed(PLAIN, normalization_schemes=["NoNormalization", "Unheard"]))
     with pytest.raises(ValueError, match="nnU-Net must have the normalisation that plans name, got Unheard"):
-        ScanPreprocessor(FINE, device=CPU).run(noise(FINE, count=2), recipe=recipe, shared=())
+        preprocess(noise(FINE, count=2), grid=FINE, recipe=recipe)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_region_is_what_it_is_in_the_whole(name: str) -> None:
+    recipe = recipe_of(PLANS[name])
+    channels = noise(FINE, count=len(recipe.normalisations))
+    whole = preprocess(channels, grid=FINE, recipe=recipe)
+    region = (slice(2, 9), slice(1, 8), slice(3, 11))
+    got = preprocess(channels, grid=FINE, recipe=recipe, region=region)
+    assert got.part.low == (2, 1, 3)
+    assert got.part.whole == whole.part.whole == tuple(whole.data.shape[1:])
+    expected = whole.data[(slice(None), *region)]
+    np.testing.assert_allclose(got.data, expected, rtol=0.0, atol=1e-6 * float(expected.abs().max()))
+
+
+def test_a_channel_off_the_grid_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"channel ct must be on the grid \(41, 30, 53\) \(z, y, x\), got \(40"):
+        preprocess(noise(FINE, count=2)[:, :-1], grid=FINE, recipe=recipe_of(PLAIN))

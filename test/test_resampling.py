@@ -1,5 +1,5 @@
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_forn
 
 from segmentation import resampling
 from segmentation.plans import Resampling
-from segmentation.resampling import resample, resample_slabs
+from segmentation.resampling import Box, Part, resample, resample_slabs
 
 CPU = torch.device("cpu")
 ISOTROPIC_MM = (2.0, 2.1, 2.3)
@@ -32,6 +32,11 @@ def volume(shape: tuple[int, ...], dtype: type = np.float32, *, seed: int = 3) -
     return (100.0 * np.random.default_rng(seed).normal(size=shape)).astype(dtype)
 
 
+def whole(shape: Sequence[int]) -> Box:
+    first, second, third = (slice(0, size) for size in shape)
+    return first, second, third
+
+
 def ours(
     data: npt.NDArray[Any],
     shape: tuple[int, ...],
@@ -45,6 +50,8 @@ def ours(
     resample(
         torch.from_numpy(data),
         out=out,
+        region=whole(shape),
+        shape=shape,
         resampling=options,
         spacing_mm=spacing_mm,
         new_spacing_mm=new_spacing_mm,
@@ -146,7 +153,7 @@ def test_a_volume_of_the_right_shape_is_left_alone() -> None:
 @pytest.mark.usefixtures("thin_slabs")
 def test_slabs_are_small_and_cover_every_row_once() -> None:
     data = torch.from_numpy(volume((2, 40, 21, 33)))
-    slabs: Iterator[tuple[slice, torch.Tensor]] = resample_slabs(
+    slabs: Iterator[tuple[Box, torch.Tensor]] = resample_slabs(
         data,
         resampling=named(order=1),
         shape=(50, 30, 27),
@@ -156,9 +163,10 @@ def test_slabs_are_small_and_cover_every_row_once() -> None:
     )
     rows = []
     for where, slab in slabs:
-        assert slab.shape == (2, where.stop - where.start, 30, 27)
+        assert slab.shape == (2, where[0].stop - where[0].start, 30, 27)
+        assert where[1:] == (slice(0, 30), slice(0, 27))
         assert slab[0].numel() <= 5000
-        rows += range(50)[where]
+        rows += range(50)[where[0]]
     assert rows == list(range(50))
 
 
@@ -189,3 +197,81 @@ def test_label_maps_are_left_to_nnunet() -> None:
 def test_options_that_nnunet_does_not_have_are_refused() -> None:
     with pytest.raises(TypeError, match="sharpness"):
         ours(volume((1, 4, 5, 6)), (5, 6, 7), options=named(order=3, sharpness=2))
+
+
+@pytest.mark.usefixtures("thin_slabs")
+@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize("spacing_mm", [ISOTROPIC_MM, *THICK_MM])
+@pytest.mark.parametrize("new_shape", [(50, 31, 30), (29, 18, 26), (21, 40, 26)])
+def test_a_region_is_what_it_is_in_the_whole(
+    new_shape: tuple[int, int, int], spacing_mm: tuple[float, ...], order: int
+) -> None:
+    data = torch.from_numpy(volume((2, 40, 21, 33)))
+    arguments = {
+        "resampling": named(order=order, force_separate_z=None),
+        "shape": new_shape,
+        "spacing_mm": spacing_mm,
+        "new_spacing_mm": ISOTROPIC_MM,
+        "device": CPU,
+    }
+    expected = torch.empty(2, *new_shape)
+    resample(data, out=expected, region=whole(new_shape), **arguments)
+    region = (slice(6, 19), slice(0, 11), slice(9, new_shape[2]))
+    got = torch.full((2, 13, 11, new_shape[2] - 9), float("nan"))
+    resample(data, out=got, region=region, **arguments)
+    np.testing.assert_allclose(got, expected[(slice(None), *region)], rtol=0.0, atol=1e-6 * float(data.abs().max()))
+
+
+def test_only_what_is_wanted_is_made() -> None:
+    data = torch.from_numpy(volume((2, 40, 21, 33)))
+    made = list(
+        resample_slabs(
+            data,
+            resampling=named(order=1),
+            shape=(50, 30, 27),
+            spacing_mm=ISOTROPIC_MM,
+            new_spacing_mm=ISOTROPIC_MM,
+            device=CPU,
+            wanted=lambda rows: None if rows.start else (slice(3, 4), slice(1, 6), slice(20, 27)),
+        )
+    )
+    ((box, slab),) = made
+    assert box == (slice(3, 4), slice(1, 6), slice(20, 27))
+    expected = ours(data.numpy(), (50, 30, 27), options=named(order=1))
+    np.testing.assert_allclose(slab, expected[(slice(None), *box)], rtol=0.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_a_part_goes_on_as_its_outermost_voxels_do(order: int) -> None:
+    data = torch.from_numpy(volume((2, 30, 21, 33)))
+    part = data[:, 4:23, 5:21, 0:30]
+    extended = torch.from_numpy(np.pad(part.numpy(), ((0, 0), (4, 7), (5, 0), (0, 3)), mode="edge"))
+    arguments = {
+        "resampling": named(order=order),
+        "shape": (41, 40, 25),
+        "spacing_mm": ISOTROPIC_MM,
+        "new_spacing_mm": ISOTROPIC_MM,
+        "device": CPU,
+    }
+    expected = torch.empty(2, 41, 40, 25)
+    resample(extended, out=expected, region=whole((41, 40, 25)), **arguments)
+    got = torch.empty(2, 41, 40, 25)
+    resample(part, out=got, region=whole((41, 40, 25)), part=Part((30, 21, 33), (4, 5, 0)), **arguments)
+    np.testing.assert_allclose(got, expected, rtol=0.0, atol=2e-6 * float(data.abs().max()))
+
+
+def test_a_part_needs_a_spline() -> None:
+    data = torch.zeros(1, 5, 6, 7)
+    options = named("resample_torch_fornnunet", is_seg=False)
+    with pytest.raises(ValueError, match="must be resampled by a spline, got resample_torch_fornnunet"):
+        list(
+            resample_slabs(
+                data,
+                resampling=options,
+                shape=(9, 9, 9),
+                spacing_mm=ISOTROPIC_MM,
+                new_spacing_mm=ISOTROPIC_MM,
+                device=CPU,
+                part=Part((6, 6, 7), (0, 0, 0)),
+            )
+        )

@@ -12,13 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from inference import predict_scan
 from petct.case import Tracer
-from petct.channels import build_channels
 from petct.folders import read_case
-from petct.geometry import grid_of, resample_labels, to_array
+from petct.geometry import grid_of
 from petct.manifest import Manifest, OrganTask, read_manifest
-from petct.organs import collapse
-from segmentation.ensemble import predict_probabilities
 from segmentation.packed_model import Precision, read_packed_model
 from segmentation.totalsegmentator import check_organ_weights
 from segmentation.weight_files import check_files, check_member_files
@@ -181,17 +179,7 @@ def test_the_packed_ensemble_predicts(packed: Manifest, trained: Workplace, trac
     scan = read_case(trained.root / "patients" / "train_0003").scan(tracer)
     grid = grid_of(scan.pet)
     assert scan.organs is not None
-    organs = collapse(to_array(resample_labels(scan.organs, grid)))
-    probabilities = predict_probabilities(
-        lambda encoding, clip: build_channels(
-            scan.pet, ct=scan.ct, organs=organs, suv_threshold=scan.suv_threshold, encoding=encoding, clip=clip
-        ),
-        grid=grid,
-        members=packed.tracer(tracer).members,
-        mirroring=False,
-        tile_step=packed.tile_step,
-        device=torch.device("cpu"),
-    )
+    probabilities = predict_scan(scan, organs=scan.organs, manifest=packed, device=torch.device("cpu")).probabilities
     assert probabilities.shape == (3, *grid.shape_zyx)
     assert probabilities.min() >= 0.0
     np.testing.assert_allclose(probabilities.sum(axis=0), 1.0, atol=1e-5)

@@ -16,9 +16,11 @@ from petct.folders import SCAN_FOLDERS
 from petct.geometry import to_image
 from petct.manifest import (
     Architecture,
+    Backend,
     Checkpoint,
     Manifest,
     Member,
+    Mode,
     OrganSettings,
     OrganTask,
     Refinement,
@@ -220,6 +222,8 @@ def write_manifest(
     *,
     name: str = "tiny",
     warning: str = "",
+    mode: Mode = Mode.EXACT,
+    backend: Backend = Backend.TORCH,
     mirroring: bool = False,
     refinement: Refinement | None = REFINEMENT,
 ) -> Path:
@@ -229,6 +233,8 @@ def write_manifest(
         path=path,
         name=name,
         warning=warning,
+        mode=mode,
+        backend=backend,
         mirroring=mirroring,
         tile_step=0.5,
         organs=OrganSettings(task=OrganTask.FASTEST, weights=models.organ_weights, timeout_s=600.0, sha256={}),

@@ -14,7 +14,7 @@ from training.phantoms.ct import canvas_hu, scan_ct
 from training.phantoms.disease import Lesion, Spread, spread_disease
 from training.phantoms.painter import draw_build
 from training.phantoms.pet import scan_pet, suv_threshold, true_burden
-from training.phantoms.scanner import IDENTITY, PhantomSize, Scanner, draw_scanner
+from training.phantoms.scanner import IDENTITY, PetGrids, PhantomSize, Scanner, draw_scanner
 from training.phantoms.shapes import Canvas
 from training.phantoms.tissues import label_table
 from training.phantoms.uptake import physiological_suv
@@ -77,11 +77,17 @@ class Phantom:
         return self.psma if tracer is Tracer.PSMA else self.fdg
 
 
-def generate_patient(seed: int, *, size: PhantomSize) -> Phantom:
-    """Make the patient of a seed; the same seed and size give the same voxels.
+def generate_patient(seed: int, *, size: PhantomSize, pet_grids: PetGrids | None = None) -> Phantom:
+    """Make the patient of a seed; the same seed, size and grids give the same voxels.
+
+    Args:
+        seed: What the patient is made from, >= 0.
+        size: How large the images are.
+        pet_grids: The PETs' grids, clinical size only; None draws each from those of real scanners.
 
     Raises:
-        CaseError: The seed is negative, or the size is not a `PhantomSize` or the name of one.
+        CaseError: The seed is negative, the size is not a `PhantomSize` or the name of one, or grids are given for
+            another size than clinical.
     """
     if seed < 0:
         raise CaseError("phantom", "seed must be >= 0", str(seed))
@@ -96,7 +102,9 @@ def generate_patient(seed: int, *, size: PhantomSize) -> Phantom:
     low, high = _body_box(canvas)
     hu = canvas_hu(streams[4], canvas, is_lesion=spread.is_lesion)
     scanners = {
-        tracer: draw_scanner(streams[5], tracer=tracer, size=size, low_mm_xyz=low, high_mm_xyz=high)
+        tracer: draw_scanner(
+            streams[5], tracer=tracer, size=size, low_mm_xyz=low, high_mm_xyz=high, pet_grids=pet_grids
+        )
         for tracer in Tracer
     }
     scans = {

@@ -1,6 +1,7 @@
 """What differs between the two scans of a patient: grids, position on the table, sharpness, noise."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -10,11 +11,24 @@ import numpy as np
 import SimpleITK as sitk
 
 from petct.case import Tracer
+from petct.errors import CaseError
 from petct.geometry import Grid
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 PET_GRIDS = Path(__file__).with_name("pet_grids.json")
 NOISE_SHARE = {Tracer.PSMA: (0.010, 0.030), Tracer.FDG: (0.008, 0.022)}
+
+
+@dataclass(frozen=True)
+class PetGrid:
+    """How many voxels a PET has, and of what size, both along (z, y, x)."""
+
+    spacing_mm_zyx: tuple[float, float, float]
+    shape_zyx: tuple[int, int, int]
+
+
+# The grids that PETs of clinical size are to have instead of drawn ones.
+PetGrids = Mapping[Tracer, PetGrid]
 
 
 class PhantomSize(StrEnum):
@@ -49,9 +63,29 @@ class Scanner:
 
 
 def draw_scanner(
-    rng: np.random.Generator, *, tracer: Tracer, size: PhantomSize, low_mm_xyz: np.ndarray, high_mm_xyz: np.ndarray
+    rng: np.random.Generator,
+    *,
+    tracer: Tracer,
+    size: PhantomSize,
+    low_mm_xyz: np.ndarray,
+    high_mm_xyz: np.ndarray,
+    pet_grids: PetGrids | None = None,
 ) -> Scanner:
-    """Settings of one scan of a patient who fills the box between two corners (patient's coordinates)."""
+    """Settings of one scan of a patient who fills the box between two corners (patient's coordinates).
+
+    Args:
+        rng: A grid is drawn from it whether one is given or not, so that all else stays what it was.
+        tracer: Which scan.
+        size: Tiny, demo or clinical.
+        low_mm_xyz: The patient's lowest corner.
+        high_mm_xyz: The highest.
+        pet_grids: The PETs' grids, clinical size only; None draws one of those of real scanners.
+
+    Raises:
+        CaseError: Grids are given for another size.
+    """
+    if pet_grids is not None and size is not PhantomSize.CLINICAL:
+        raise CaseError("phantom", "PET grids may be given for clinical size only", str(size))
     middle = (low_mm_xyz + high_mm_xyz) / 2
     to_scanner = sitk.Euler3DTransform()
     to_scanner.SetCenter([float(v) for v in middle])
@@ -67,7 +101,8 @@ def draw_scanner(
         if size is PhantomSize.TINY:
             pet_grid, ct_grid = _coarser(pet_grid, centre), _coarser(ct_grid, centre)
     else:
-        pet_grid = _clinical_pet_grid(rng, centre, extent, tracer)
+        given = None if pet_grids is None else pet_grids[tracer]
+        pet_grid = _clinical_pet_grid(rng, centre, extent, tracer, given=given)
         ct_grid = _clinical_ct_grid(rng, pet_grid, centre)
     return Scanner(
         pet_grid=pet_grid,
@@ -102,13 +137,16 @@ def _coarser(grid: Grid, centre: np.ndarray) -> Grid:
     return _grid(centre, shape, tuple(2.0 * np.asarray(grid.spacing_mm_zyx)))
 
 
-def _clinical_pet_grid(rng: np.random.Generator, centre: np.ndarray, extent: np.ndarray, tracer: Tracer) -> Grid:
-    choices = _real_grids()[tracer]
-    spacing, shape = choices[int(rng.integers(len(choices)))]
-    length = shape[0] * spacing[0]
+def _clinical_pet_grid(
+    rng: np.random.Generator, centre: np.ndarray, extent: np.ndarray, tracer: Tracer, *, given: PetGrid | None
+) -> Grid:
+    choices = real_pet_grids()[tracer]
+    drawn = choices[int(rng.integers(len(choices)))]
+    grid = drawn if given is None else given
+    length = grid.shape_zyx[0] * grid.spacing_mm_zyx[0]
     # A scan longer than the patient reaches below the thighs; a shorter one keeps the head.
     middle = centre + np.array([0.0, 0.0, (extent[2] - length) / 2 + float(rng.uniform(0.0, 20.0))])
-    return _grid(middle, shape, spacing)
+    return _grid(middle, grid.shape_zyx, grid.spacing_mm_zyx)
 
 
 def _clinical_ct_grid(rng: np.random.Generator, pet_grid: Grid, centre: np.ndarray) -> Grid:
@@ -132,9 +170,10 @@ def _grid(centre: np.ndarray, shape_zyx: tuple[int, ...], spacing_mm_zyx: tuple[
 
 
 @cache
-def _real_grids() -> dict[Tracer, list[tuple[tuple[float, ...], tuple[int, ...]]]]:
+def real_pet_grids() -> Mapping[Tracer, tuple[PetGrid, ...]]:
+    """The grids of real PETs, one per scan of the challenge's training set, so common ones are there more often."""
     table = json.loads(PET_GRIDS.read_text(encoding="utf-8"))
     return {
-        tracer: [(tuple(row["spacing_mm_zyx"]), tuple(row["shape_zyx"])) for row in table[tracer.value]]
+        tracer: tuple(PetGrid(tuple(row["spacing_mm_zyx"]), tuple(row["shape_zyx"])) for row in table[tracer.value])
         for tracer in Tracer
     }

@@ -26,6 +26,8 @@ def manifest_toml(manifest: Manifest, *, comment: str) -> str:
             {
                 "name": manifest.name,
                 "warning": manifest.warning,
+                "mode": manifest.mode.value,
+                "backend": manifest.backend.value,
                 "mirroring": manifest.mirroring,
                 "tile_step": manifest.tile_step,
             }

@@ -19,7 +19,7 @@ from petct.case import Scan, Tracer
 from petct.errors import CaseError
 from petct.folders import find_files, read_case
 from petct.geometry import grid_of, resample_labels, to_array
-from petct.manifest import Manifest, Member
+from petct.manifest import Manifest, Member, Mode
 from petct.organs import collapse
 from training.studies.ablation.rows import Row
 from training.studies.ablation.variants import Network, Study, Variant, variant_key
@@ -199,6 +199,7 @@ def digest_of(patient: Path) -> str:
 
 
 def _manifest_of(member: Member, *, manifest: Manifest, tracer: Tracer) -> Manifest:
-    """The manifest with this member alone."""
+    """The manifest with this member alone, run exactly: a study compares methods, not what a faster run leaves out."""
     settings = replace(manifest.tracer(tracer), members=(member,))
-    return replace(manifest, psma=settings) if tracer is Tracer.PSMA else replace(manifest, fdg=settings)
+    alone = replace(manifest, psma=settings) if tracer is Tracer.PSMA else replace(manifest, fdg=settings)
+    return replace(alone, mode=Mode.EXACT)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from petct.case import Tracer
 from petct.errors import CaseError
-from petct.manifest import Checkpoint, Manifest, Member
+from petct.manifest import Checkpoint, Manifest, Member, Mode
 from segmentation.weight_files import MODEL_FILE, check_member_files, sha256_of
 from training.datasets.descriptions import LESION_DATASETS
 from training.datasets.provenance import read_provenance
@@ -46,6 +46,7 @@ def fold_manifest(
     return replace(
         base,
         name=f"{base.name} fold {fold}",
+        mode=Mode.EXACT,  # what is fitted to these predictions must not depend on what a faster run leaves out
         psma=replace(base.psma, members=tuple(members[Tracer.PSMA])),
         fdg=replace(base.fdg, members=tuple(members[Tracer.FDG])),
     )

@@ -1,0 +1,62 @@
+"""Work beside the networks: what comes next is made ready, and what is done is put away, by one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ParamSpec, Protocol, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Background(Protocol):
+    """Runs one piece of work after the other, in the order in which they are handed in."""
+
+    def submit(self, work: Callable[P, T], /, *arguments: P.args, **options: P.kwargs) -> Future[T]:
+        """Hand in a piece of work."""
+        ...
+
+
+class AtOnce:
+    """Does the work while it is handed in: the order is the same, and nothing is held for later."""
+
+    def submit(self, work: Callable[P, T], /, *arguments: P.args, **options: P.kwargs) -> Future[T]:
+        """Do a piece of work; what it raises is raised when its result is asked for."""
+        done: Future[T] = Future()
+        try:
+            done.set_result(work(*arguments, **options))
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                raise
+            done.set_exception(error)
+        return done
+
+
+class OneThread(ThreadPoolExecutor):
+    """One thread. On leaving it, what has not been started is dropped."""
+
+    def __init__(self) -> None:
+        super().__init__(max_workers=1, thread_name_prefix="beside")
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown(wait=True, cancel_futures=True)
+
+
+def one_ahead(work: Iterable[Callable[[], T]], *, background: Background) -> Iterator[T]:
+    """The results of pieces of work, in order; while one is used, the next is made.
+
+    With `AtOnce` each is made when it is asked for, because nothing could be done beside it.
+    """
+    if isinstance(background, AtOnce):
+        for piece in work:
+            yield piece()
+        return
+    ahead: Future[T] | None = None
+    for piece in work:
+        begun = background.submit(piece)
+        if ahead is not None:
+            yield ahead.result()
+        ahead = begun
+    if ahead is not None:
+        yield ahead.result()

@@ -1,0 +1,118 @@
+"""Which part of a scan the networks see in each mode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from petct.body import body_box
+from petct.channels import ScanChannels
+from petct.manifest import Mode
+from petct.stages import stage
+from segmentation.needed import Needed
+from segmentation.preprocessing import Placement, whole_box
+from segmentation.resampling import Box, Part
+
+AIR_MM = 20.0  # real air around the body, which the networks know from training; zeros would be soft tissue
+# What a fast run shows the networks beyond the last voxel that matters: about half a window of full-size networks.
+CONTEXT_MM = 150.0
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a crop must and may leave out, on the scan's grid, (z, y, x).
+
+    Attributes:
+        body: The patient's box with some air; None when nothing is cropped.
+        needed: Where probabilities matter.
+    """
+
+    body: Box | None
+    needed: Needed
+
+
+def visible_box(
+    surroundings: Surroundings, *, mode: Mode, shape_zyx: Sequence[int], spacing_mm_zyx: Sequence[float]
+) -> Box:
+    """The part of the scan that the networks see, (z, y, x).
+
+    Exact: all of it. Balanced: the body. Fast: of the body what is near voxels that can end up in the mask along z.
+    Needed voxels are never cut off.
+    """
+    whole = whole_box(shape_zyx)
+    if mode is Mode.EXACT or surroundings.body is None:
+        return whole
+    box = surroundings.body
+    needed = surroundings.needed.box()
+    if needed is None:
+        return box
+    if mode is Mode.FAST:
+        context = math.ceil(CONTEXT_MM / spacing_mm_zyx[0])
+        low = max(needed[0].start - context, box[0].start, 0)
+        high = min(needed[0].stop + context, box[0].stop, shape_zyx[0])
+        box = (slice(min(low, needed[0].start), max(high, needed[0].stop)), box[1], box[2])
+    first, second, third = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(box, needed, strict=True))
+    return first, second, third
+
+
+def network_region(box: Box, *, placement: Placement, window: Sequence[int]) -> Box:
+    """The network's voxels that show a part of the scan, at least as many as a window has where the scan has them.
+
+    Args:
+        box: The part, (z, y, x) on the scan's grid.
+        placement: Where the network's voxels lie in the scan.
+        window: The patch size.
+    """
+    sides = []
+    for axis in range(3):
+        low, high = placement.box[axis]
+        size = placement.network_shape[axis]
+        per_voxel = size / (high - low)
+        part = box[placement.transpose[axis]]
+        start = max(0, math.floor((part.start - low) * per_voxel))
+        stop = min(size, math.ceil((part.stop - low) * per_voxel))
+        length = max(stop - start, min(window[axis], size))
+        start = min(max(0, start - (length - (stop - start)) // 2), size - length)
+        sides.append(slice(start, start + length))
+    first, second, third = sides
+    return first, second, third
+
+
+def scan_box(tile: Sequence[slice], *, part: Part, placement: Placement, reach: int) -> Box:
+    """The scan's voxels that a part of the network's voxels may change, inside the placement's box, network's axes.
+
+    Args:
+        tile: The part, counted from the first voxel of `part`.
+        part: Which of the network's voxels are there.
+        placement: Where the network's voxels lie in the scan.
+        reach: How many of the network's voxels away resampling still feels a voxel.
+    """
+    sides = []
+    for axis in range(3):
+        per_voxel = placement.box_shape[axis] / part.whole[axis]
+        low, high = tile[axis].start + part.low[axis] - reach, tile[axis].stop + part.low[axis] + reach
+        sides.append(
+            slice(
+                max(0, math.floor(low * per_voxel)), max(0, min(placement.box_shape[axis], math.ceil(high * per_voxel)))
+            )
+        )
+    first, second, third = sides
+    return first, second, third
+
+
+def look_around(scan: ScanChannels, *, has_body: bool, reach_mm: float) -> Surroundings:
+    """What a crop of a scan must and may leave out.
+
+    Args:
+        scan: The scan's channels.
+        has_body: Whether the body is looked for.
+        reach_mm: How far from a voxel that can be disease probabilities matter.
+    """
+    spacing = scan.grid.spacing_mm_zyx
+    with stage("crop"):
+        body = body_box(scan.ct_hu, spacing_mm_zyx=spacing, margin_mm=AIR_MM) if has_body else None
+        # One voxel more, because a header's spacing is rounded.
+        reach = [math.ceil(reach_mm / size) + 1 for size in spacing]
+        needed = Needed.around(scan.can_be_disease, reach=reach)
+    return Surroundings(body, needed)
