@@ -13,9 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from itertools import chain
 from pathlib import Path
 from types import FrameType
@@ -27,12 +25,13 @@ import SimpleITK as sitk
 import torch
 
 from petct.case import Case, Scan, Tracer
-from petct.channels import OrganEncoding, ScanChannels, channel_names
+from petct.channels import ScanChannels
 from petct.errors import CaseError
 from petct.folders import read_case
 from petct.geometry import Grid, grid_of, resample_labels, to_array
-from petct.manifest import MANIFEST_NAME, Backend, Manifest, Mode, OrganSettings, TracerSettings, read_manifest
-from petct.memory import free_bytes, peak_bytes
+from petct.manifest import MANIFEST_NAME, Backend, Manifest, Mode, TracerSettings, read_manifest
+from petct.mask_check import Uptake
+from petct.memory import peak_bytes
 from petct.organs import collapse
 from petct.output import prepare_output, write_masks
 from petct.stages import add, counts, seconds_since_start, stage, stage_seconds
@@ -41,9 +40,10 @@ from postprocessing.lesions import label_lesions
 from postprocessing.refine import refine
 from postprocessing.regrow import regrow
 from postprocessing.threshold import threshold
-from segmentation.beside_networks import AtOnce, Background, OneThread, one_ahead
+from segmentation.beside_networks import AtOnce, Background, beside_networks, one_ahead
 from segmentation.ensemble import Inputs, Running, ScanEnsemble
-from segmentation.totalsegmentator import check_organ_weights, find_organs
+from segmentation.organ_maps import OrganSource, needs_totalsegmentator, organ_maps
+from segmentation.totalsegmentator import check_organ_weights
 from segmentation.weight_files import check_member_files
 
 INPUT = Path("/input")
@@ -52,14 +52,6 @@ MODEL_TARBALL = Path("/opt/ml/model")  # where the platform unpacks the model ta
 DEFAULT_MANIFEST = Path(__file__).resolve().parent / "resources" / "demo.toml"
 
 log = logging.getLogger("inference")
-
-
-class OrganSource(StrEnum):
-    """Where organ maps come from: the case if it brings them, only the case, or always TotalSegmentator."""
-
-    AUTO = "auto"
-    GIVEN = "given"
-    TOTALSEGMENTATOR = "totalsegmentator"
 
 
 @dataclass(frozen=True)
@@ -124,12 +116,14 @@ def segment_case(
 
     While a network computes, one thread makes ready what the next ones see and outlines the disease of the scan before.
     """
-    with stage("organs"):
-        maps = {
-            tracer: organ_map(case.scan(tracer), settings=manifest.organs, source=organ_source, device=device)
-            for tracer in Tracer
-        }
-    with beside_the_networks(case) as background:
+    maps = organ_maps(
+        [case.psma, case.fdg],
+        settings=manifest.organs,
+        source=organ_source,
+        device=device,
+        crop_to_body=manifest.mode is Mode.FAST,
+    )
+    with beside_networks(voxels=max(math.prod(case.scan(tracer).pet.GetSize()) for tracer in Tracer)) as background:
         scans = [
             prepare_scan(case.scan(tracer), organs=maps[tracer], manifest=manifest, device=device, is_everywhere=False)
             for tracer in Tracer
@@ -143,21 +137,6 @@ def segment_case(
             del predicted
         psma, fdg = (mask.result() for mask in outlined)
     return {Tracer.PSMA: psma, Tracer.FDG: refine_fdg(fdg, psma=psma, settings=manifest.fdg)}
-
-
-def organ_map(scan: Scan, *, settings: OrganSettings, source: OrganSource, device: torch.device) -> sitk.Image:
-    """TotalSegmentator labels on the CT's grid, from the case or from TotalSegmentator."""
-    if needs_totalsegmentator(scan, source=source):
-        return find_organs(scan.ct, settings=settings, device=device.type, where=f"{scan.tracer.name} organs")
-    if scan.organs is None:
-        raise CaseError(f"{scan.tracer.name} organs", "organ map must come with the case when --organs is given")
-    log.info("%s organs: given with the case", scan.tracer.name)
-    return scan.organs
-
-
-def needs_totalsegmentator(scan: Scan, *, source: OrganSource) -> bool:
-    """Whether the scan's organs have to be found."""
-    return source is OrganSource.TOTALSEGMENTATOR or (source is OrganSource.AUTO and scan.organs is None)
 
 
 def prepare_scan(
@@ -197,20 +176,6 @@ def predict_scan(scan: Scan, *, organs: sitk.Image, manifest: Manifest, device: 
     prepared = prepare_scan(scan, organs=organs, manifest=manifest, device=device, is_everywhere=True)
     inputs = one_ahead(prepared.ensemble.inputs(), background=AtOnce())
     return predict(prepared, inputs=inputs, background=AtOnce())
-
-
-@contextmanager
-def beside_the_networks(case: Case) -> Iterator[Background]:
-    """A thread for what can be done while networks compute, or nothing of the kind where memory is short."""
-    voxels = max(math.prod(case.scan(tracer).pet.GetSize()) for tracer in Tracer)
-    # Twice over: one network's channels, and as much again while they are made.
-    needed_bytes = 2 * voxels * len(channel_names(OrganEncoding.BINARY)) * np.float32().nbytes
-    if needed_bytes > free_bytes() // 2:
-        log.info("memory is short: nothing is done beside the networks")
-        yield AtOnce()
-        return
-    with OneThread() as background:
-        yield background
 
 
 @stage("postprocess")
@@ -306,7 +271,8 @@ def run(options: argparse.Namespace) -> None:
     segmented = segment_case(case, manifest=manifest, organ_source=organ_source, device=device)
     with stage("write"):
         masks = {tracer: (scan.ttb, scan.grid) for tracer, scan in segmented.items()}
-        paths = write_masks(masks, folder=options.output)
+        uptake = {tracer: Uptake(segmented[tracer].pet_suv, case.scan(tracer).suv_threshold) for tracer in Tracer}
+        paths = write_masks(masks, folder=options.output, uptake=uptake)
     for tracer, path in paths.items():
         log.info("%s mask: %s", tracer.name, path)
     log.info("%s: done in %.1f s", case.name, time.monotonic() - start_s)

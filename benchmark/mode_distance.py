@@ -21,13 +21,14 @@ from evaluation.folders import find_truth
 from evaluation.judgement import read_mask
 from evaluation.metrics import Metrics, measure_masks
 from evaluation.overlap import dice
-from inference import OrganSource, Segmented, segment_case
+from inference import Segmented, segment_case
 from petct import stages
 from petct.case import Tracer
 from petct.errors import CaseError
 from petct.folders import read_case
 from petct.geometry import grid_of
 from petct.manifest import Manifest, Mode
+from segmentation.organ_maps import OrganSource
 from segmentation.weight_files import sha256_of
 
 # They log several lines per scan and member.

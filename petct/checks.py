@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import SimpleITK as sitk
 
-from petct.errors import CaseError
+from petct.errors import CaseError, shown
 from petct.geometry import Grid, check_same_grid, grid_of, to_array
 from petct.organs import totalsegmentator_labels
 
@@ -21,6 +21,8 @@ NEGATIVE_SHARE_OF_MAXIMUM = 0.1
 NEGATIVE_ALWAYS_ALLOWED_SUV = 0.5
 NEGATIVE_NEVER_ALLOWED_SUV = 20.0
 PLAUSIBLE_MAXIMUM_SUV = 1000.0  # bladder and kidneys reach a few hundred; Bq/mL is in the thousands
+# Nothing is at 1e9 SUV and everything at 1e-9: either mask would say something about the patient, and be wrong.
+POSSIBLE_THRESHOLD_SUV = (0.1, 100.0)
 PLAUSIBLE_THRESHOLD_SUV = (1.0, 10.0)  # PSMA: 3; FDG: liver mean + 2 SD, typically 2.1-5
 AIR_AT_LEAST_BELOW_HU = -500.0  # every CT of a patient shows some air
 # A PET of the widest field of view is covered by a third under an ordinary CT; half a body's CT covers a sixth.
@@ -33,20 +35,23 @@ def check_threshold(value: object, *, where: str) -> float:
     """An SUV threshold as JSON gives it: a bare number, or `{"suv_threshold": number}`.
 
     Raises:
-        CaseError: It is neither, or not finite, or not > 0.
+        CaseError: It is neither, or not finite, not > 0, or not within 0.1-100 SUV.
     """
     number = value
     if isinstance(value, dict):
         if "suv_threshold" not in value:
-            raise CaseError(where, "SUV threshold must be a number or hold suv_threshold", f"{value}"[:80])
+            raise CaseError(where, "SUV threshold must be a number or hold suv_threshold", shown(value))
         number = value["suv_threshold"]
     # bool is an int to Python, but true is no threshold.
     if isinstance(number, bool) or not isinstance(number, (int, float)):
-        raise CaseError(where, "SUV threshold must be a number", f"{number!r}"[:80])
+        raise CaseError(where, "SUV threshold must be a number", shown(number))
     if not abs(number) <= sys.float_info.max:  # math.isfinite fails on the whole numbers beyond float's range
         raise CaseError(where, "SUV threshold must be finite", f"{number}"[:80])
     if number <= 0:
         raise CaseError(where, "SUV threshold must be > 0", f"{number}")
+    low, high = POSSIBLE_THRESHOLD_SUV
+    if not low <= number <= high:
+        raise CaseError(where, f"SUV threshold must be within {low:g}-{high:g}", f"{number:g}")
     low, high = PLAUSIBLE_THRESHOLD_SUV
     if not low <= number <= high:
         log.warning("%s: SUV threshold %g is outside the usual %g-%g", where, number, low, high)
@@ -144,13 +149,12 @@ def check_organs(organs: sitk.Image, *, ct: sitk.Image, where: str, ct_where: st
 
 
 def _finite_range(image: sitk.Image, *, where: str) -> tuple[float, float]:
-    """Lowest and highest voxel in one pass and without a copy."""
-    statistics = sitk.StatisticsImageFilter()
-    statistics.Execute(image)
-    # Comparisons skip nan, so the extremes of an image with nan look well; its sum does not.
-    if not math.isfinite(statistics.GetSum()):
+    """Lowest and highest voxel, without a copy; ITK's own statistics take twenty times as long."""
+    voxels = sitk.GetArrayViewFromImage(image)
+    low, high = float(voxels.min()), float(voxels.max())  # numpy's are nan where any voxel is
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise CaseError(where, "every voxel must be finite", "nan or infinite voxels")
-    return statistics.GetMinimum(), statistics.GetMaximum()
+    return low, high
 
 
 def _share_covered(grid: Grid, other: Grid) -> float:

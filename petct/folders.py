@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 
 from petct.case import Case, Tracer
-from petct.errors import CaseError
-from petct.images import IMAGE_SUFFIXES, read_image
+from petct.errors import CaseError, one_line
+from petct.geometry import grid_of, to_array
+from petct.images import IMAGE_SUFFIXES, check_regular, read_image
+from petct.plausible import check_ct_shows_something
 from petct.scan_files import CaseFile, ScanFiles, read_scan
 from petct.sockets import find_socket_files, is_platform_layout
+
+log = logging.getLogger(__name__)
 
 SCAN_FOLDERS = {Tracer.PSMA: "PSMA", Tracer.FDG: "FDG"}
 THRESHOLD_NAME = "threshold.json"
@@ -30,23 +37,37 @@ def read_case(folder: Path) -> Case:
     Raises:
         CaseError: The folder holds neither layout or both, or a file is missing or breaks a rule.
     """
-    try:
-        files = find_files(folder)
-    except OSError as error:  # in a container, folders often belong to somebody else
-        raise CaseError(str(folder), "input must be readable", str(error)) from error
-    return Case(
-        name=folder.name or folder.resolve().name,
-        psma=read_scan(files[Tracer.PSMA]),
-        fdg=read_scan(files[Tracer.FDG]),
-    )
+    files = find_files(folder)
+    # Unpacking is most of reading, and two threads unpack side by side.
+    with ThreadPoolExecutor(len(Tracer)) as threads:
+        psma, fdg = threads.map(read_scan, (files[Tracer.PSMA], files[Tracer.FDG]))
+    for scan in (psma, fdg):
+        check_ct_shows_something(scan.ct, where=files[scan.tracer].ct.where)
+    if _is_same_image(psma.pet, fdg.pet):
+        where, other = files[Tracer.FDG].pet.where, files[Tracer.PSMA].pet.where
+        log.warning("%s: must not be %s once more, voxel for voxel; is it the right file?", where, other)
+    return Case(name=one_line(folder.name or folder.resolve().name), psma=psma, fdg=fdg)
+
+
+def _is_same_image(image: sitk.Image, other: sitk.Image) -> bool:
+    if grid_of(image) != grid_of(other) or image.GetPixelID() != other.GetPixelID():
+        return False
+    return bool(np.array_equal(to_array(image), to_array(other)))
 
 
 def find_files(folder: Path) -> dict[Tracer, ScanFiles]:
     """The files of both scans, in either layout; no image is opened.
 
     Raises:
-        CaseError: The folder holds neither layout or both, or a file is missing or doubled.
+        CaseError: The folder cannot be read, holds neither layout or both, or a file is missing or doubled.
     """
+    try:
+        return _find_files(folder)
+    except OSError as error:  # in a container, folders often belong to somebody else
+        raise CaseError(str(folder), "input must be readable", str(error)) from error
+
+
+def _find_files(folder: Path) -> dict[Tracer, ScanFiles]:
     if not folder.is_dir():
         raise CaseError(str(folder), "input must be a folder", "nothing" if not folder.exists() else "a file")
     is_training = any((folder / name).is_dir() for name in SCAN_FOLDERS.values())
@@ -74,7 +95,8 @@ def _scan_files(folder: Path, tracer: Tracer) -> ScanFiles:
         organs=find_image(folder, f"{scan}/totseg_24"),
         threshold=CaseFile(threshold, f"{scan}/{THRESHOLD_NAME}"),
     )
-    if not threshold.is_file():
+    check_regular(threshold, where=files.threshold.where)
+    if not threshold.exists():
         raise CaseError(files.threshold.where, "file is missing")
     return files
 
@@ -90,8 +112,10 @@ def find_image(folder: Path, stem: str) -> CaseFile | None:
     """The image of a patient by its place without the file format (`PSMA/PET`), or None.
 
     Raises:
-        CaseError: There is one in more than one format.
+        CaseError: There is one in more than one format, or no regular file in its place.
     """
+    for suffix in IMAGE_SUFFIXES:
+        check_regular(folder / (stem + suffix), where=stem + suffix)
     names = [stem + suffix for suffix in IMAGE_SUFFIXES if (folder / (stem + suffix)).is_file()]
     if len(names) > 1:
         raise CaseError(stem, "must be one file", ", ".join(names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 import tempfile
@@ -9,18 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import SimpleITK as sitk
 
 from petct.case import Tracer
 from petct.errors import CaseError
-from petct.geometry import Grid, check_same_grid, grid_of, to_array, to_image
-from petct.images import read_image
+from petct.geometry import Grid, to_image
+from petct.mask_check import Mask, Uptake, check_mask_file
 
 MASK_FOLDERS: Mapping[Tracer, str] = {Tracer.PSMA: "images/psma-pet-ttb", Tracer.FDG: "images/fdg-pet-ttb"}
 MASK_NAME = "ttb.mha"
-
-Mask = npt.NDArray[np.bool_]
 
 
 def prepare_output(output: Path) -> None:
@@ -52,24 +50,34 @@ def prepare_output(output: Path) -> None:
             (output / place / name).unlink(missing_ok=True)
 
 
-def write_masks(masks: Mapping[Tracer, tuple[Mask, Grid]], *, folder: Path) -> dict[Tracer, Path]:
+def write_masks(
+    masks: Mapping[Tracer, tuple[Mask, Grid]], *, folder: Path, uptake: Mapping[Tracer, Uptake] | None = None
+) -> dict[Tracer, Path]:
     """Write every tracer's mask, or none: all are written and checked elsewhere before the first appears.
 
     Args:
         masks: Per tracer the TTB, (z, y, x), and the grid of its PET.
         folder: The output folder, after `prepare_output`.
+        uptake: Per tracer the PET and its threshold, below which no voxel may be disease. Without them this one promise
+            is not checked again.
 
     Returns:
         The file of each tracer.
 
     Raises:
-        CaseError: A mask cannot be written, or what is read back is not the mask.
-        ValueError: A mask is not boolean or not of its grid's shape.
+        CaseError: A mask cannot be written, what is read back breaks a promise (`petct.mask_check`), or a socket's
+            folder holds another file besides.
+        ValueError: A mask or a PET is not of its grid's shape, or a mask not boolean.
     """
     targets = {tracer: folder / MASK_FOLDERS[tracer] / MASK_NAME for tracer in masks}
     with tempfile.TemporaryDirectory(prefix="ttb-") as staging:
         staged = {
-            tracer: _stage(mask, grid=grid, file=Path(staging) / f"{tracer}.mha")
+            tracer: _stage(
+                mask,
+                grid=grid,
+                uptake=None if uptake is None else uptake[tracer],
+                file=Path(staging) / f"{tracer}.mha",
+            )
             for tracer, (mask, grid) in masks.items()
         }
         placed: list[Path] = []
@@ -77,28 +85,26 @@ def write_masks(masks: Mapping[Tracer, tuple[Mask, Grid]], *, folder: Path) -> d
             for tracer, target in targets.items():
                 _publish(staged[tracer], target)
                 placed.append(target)
+            for target in targets.values():
+                _check_alone(target)
         except BaseException:
             for target in placed:
-                target.unlink()
+                target.unlink(missing_ok=True)
             raise
     return targets
 
 
-def _stage(mask: Mask, *, grid: Grid, file: Path) -> Path:
+def _stage(mask: Mask, *, grid: Grid, uptake: Uptake | None, file: Path) -> Path:
     if mask.dtype != np.bool_:
         raise ValueError(f"mask must be boolean, got {mask.dtype}")
+    if uptake is not None and uptake.pet_suv.shape != mask.shape:
+        raise ValueError(f"PET must have the mask's shape {mask.shape} (z, y, x), got {uptake.pet_suv.shape}")
     image = to_image(mask.astype(np.uint8), grid)
     try:
         sitk.WriteImage(image, str(file), useCompression=True)
     except RuntimeError as error:
         raise CaseError(file.name, f"mask must be writable to {file.parent}", str(error).splitlines()[-1]) from error
-    written = read_image(file, where=file.name)
-    check_same_grid(grid_of(written), grid, where=file.name, name="the PET")
-    if written.GetPixelID() != sitk.sitkUInt8:
-        raise CaseError(file.name, "mask must be written as 8-bit unsigned integer", written.GetPixelIDTypeAsString())
-    different = int(np.count_nonzero(to_array(written) != mask))
-    if different:
-        raise CaseError(file.name, "mask read back must be the mask written", f"{different} different voxels")
+    check_mask_file(file, mask=mask, grid=grid, uptake=uptake)
     return file
 
 
@@ -111,12 +117,21 @@ def _publish(staged: Path, target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(staged, hidden)
+        if not filecmp.cmp(staged, hidden, shallow=False):
+            raise CaseError(str(target), "mask must arrive as it was checked", "other bytes")
         os.replace(hidden, target)
     except OSError as error:
         raise CaseError(str(target), "mask must be writable", error.strerror) from error
     finally:
         if hidden.exists():
             hidden.unlink()
+
+
+def _check_alone(target: Path) -> None:
+    """The platform wants one file per socket, and whoever looks for a mask must find this one."""
+    others = sorted(path.name for path in target.parent.iterdir() if path.name != target.name)
+    if others or target.is_symlink():
+        raise CaseError(str(target.parent), f"must hold nothing but {target.name}", ", ".join(others[:5]) or "a link")
 
 
 def _hidden(name: str) -> str:

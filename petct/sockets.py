@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from petct.case import Tracer
-from petct.errors import CaseError
-from petct.images import IMAGE_SUFFIXES, is_image_file
+from petct.errors import CaseError, one_line, shown
+from petct.images import IMAGE_SUFFIXES, check_regular, has_image_name
 from petct.scan_files import CaseFile, ScanFiles, read_json
 
 log = logging.getLogger(__name__)
 
 INPUTS_NAME = "inputs.json"
+_MOST_ENTRIES = 1000
+_MOST_ODD_ENTRIES_SHOWN = 5
+_LONGEST_NAME_BYTES, _LONGEST_PATH_BYTES = 255, 2048  # Linux's own, less what comes before it
 
 # Where the platform puts each socket unless inputs.json says otherwise.
 KNOWN_PLACES: Mapping[str, str] = {
@@ -67,8 +70,12 @@ def find_socket_files(folder: Path) -> dict[Tracer, ScanFiles]:
     An inputs.json that is missing, unreadable or odd is logged as a warning, and the known places stand in for what it
     does not say. Sockets that the method does not use are ignored.
 
+    The input folder may be a link, and so may its files, as long as they stay inside it: what a stranger uploads must
+    not point at other files of this machine.
+
     Raises:
-        CaseError: A socket other than the organ maps has no file, or one has several.
+        CaseError: A socket other than the organ maps has no file, or one has several, is listed in two places, or is a
+            link that leads out of the folder.
     """
     places = _places(folder)
     found = {}
@@ -87,13 +94,15 @@ def _places(folder: Path) -> dict[str, str]:
     """Slug to place under the input folder, for every socket that the method uses."""
     places = dict(KNOWN_PLACES)
     try:
-        entries = read_json(CaseFile(folder / INPUTS_NAME, INPUTS_NAME))
+        entries = read_json(_case_file(folder / INPUTS_NAME, INPUTS_NAME, folder=folder))
         if not isinstance(entries, list):
             raise CaseError(INPUTS_NAME, "must be a list of sockets", type(entries).__name__)
+        if len(entries) > _MOST_ENTRIES:
+            raise CaseError(INPUTS_NAME, f"must list at most {_MOST_ENTRIES} sockets", f"{len(entries)}")
     except CaseError as error:
         log.warning("%s; the known places of the sockets are used", error)
         return places
-    listed = dict(place for place in map(_place, entries) if place is not None)
+    listed = _listed(entries)
     needed = [slug for slugs in SOCKETS.values() for slug in (slugs.pet, slugs.ct, slugs.threshold)]
     missing = [slug for slug in needed if slug not in listed]
     for slug in (slugs.organs for slugs in SOCKETS.values()):
@@ -105,20 +114,55 @@ def _places(folder: Path) -> dict[str, str]:
     return places
 
 
-def _place(entry: object) -> tuple[str, str] | None:
-    """Slug and place of an entry, or None with a warning; its socket is under `interface`, `socket` or both."""
+def _listed(entries: list[object]) -> dict[str, str]:
+    """Slug to place of the entries that name them; odd ones are warned of, the first few by their content."""
+    listed: dict[str, str] = {}
+    odd = 0
+    for entry in entries:
+        fault = None
+        try:
+            slug, place = _place(entry)
+        except CaseError as error:
+            fault = error
+        if fault is not None:
+            odd += 1
+            if odd <= _MOST_ODD_ENTRIES_SHOWN:
+                log.warning("%s; it is ignored", fault)
+        elif listed.setdefault(slug, place) != place:
+            got = f"{shown(listed[slug])} and {shown(place)}"
+            raise CaseError(INPUTS_NAME, f"{one_line(slug)[:80]} must be listed once, or in one place", got)
+    if odd > _MOST_ODD_ENTRIES_SHOWN:
+        log.warning("%s: %d more odd entries are ignored", INPUTS_NAME, odd - _MOST_ODD_ENTRIES_SHOWN)
+    return listed
+
+
+def _place(entry: object) -> tuple[str, str]:
+    """Slug and place of an entry; its socket is under `interface`, `socket` or both.
+
+    Raises:
+        CaseError: It names none, or a place outside the input folder.
+    """
     socket = (entry.get("socket") or entry.get("interface")) if isinstance(entry, dict) else None
     slug = socket.get("slug") if isinstance(socket, dict) else None
     place = socket.get("relative_path") if isinstance(socket, dict) else None
     if not isinstance(slug, str) or not isinstance(place, str) or not place:
-        log.warning("%s: entry must name a slug and a relative_path, got %.80r; it is ignored", INPUTS_NAME, entry)
-        return None
-    parts = PurePosixPath(place)
-    if parts.is_absolute() or ".." in parts.parts or "\0" in place:
+        raise CaseError(INPUTS_NAME, "entry must name a slug and a relative_path", shown(entry))
+    if not _is_below_input(place):
         rule = "relative_path must stay inside the input folder"
-        log.warning("%s: %s: %s, got %.80r; it is ignored", INPUTS_NAME, slug, rule, place)
-        return None
+        raise CaseError(f"{INPUTS_NAME}: {slug[:80]}", rule, shown(place))
     return slug, place
+
+
+def _is_below_input(place: str) -> bool:
+    """Whether this is a path that a file can have, and not one out of the folder."""
+    try:
+        encoded = place.encode("utf-8")  # half a surrogate pair, as JSON may hold, is no text
+    except UnicodeEncodeError:
+        return False
+    path = PurePosixPath(place)
+    is_path = b"\0" not in encoded and len(encoded) <= _LONGEST_PATH_BYTES
+    is_path = is_path and all(len(part.encode()) <= _LONGEST_NAME_BYTES for part in path.parts)
+    return is_path and not path.is_absolute() and ".." not in path.parts
 
 
 def _required_image(folder: Path, *, slug: str, place: str) -> CaseFile:
@@ -132,14 +176,28 @@ def _required_image(folder: Path, *, slug: str, place: str) -> CaseFile:
 
 def _image(folder: Path, *, slug: str, place: str) -> CaseFile | None:
     """The one image in a socket's folder, or None without any; hidden files do not count."""
-    images = sorted(filter(is_image_file, (folder / place).glob("*")))
+    images = sorted(filter(has_image_name, (folder / place).glob("*")))
+    for path in images:
+        check_regular(path, where=f"{place}/{path.name}")
     if len(images) > 1:
         names = ", ".join(path.name for path in images[:5])
         raise CaseError(slug, f"{place} must hold one image", f"{len(images)}: {names}")
-    return CaseFile(images[0], f"{place}/{images[0].name}") if images else None
+    return _case_file(images[0], f"{place}/{images[0].name}", folder=folder) if images else None
 
 
 def _json_file(folder: Path, *, slug: str, place: str) -> CaseFile:
-    if not (folder / place).is_file():
+    check_regular(folder / place, where=place)
+    if not (folder / place).exists():
         raise CaseError(slug, f"file {place} is missing")
-    return CaseFile(folder / place, place)
+    return _case_file(folder / place, place, folder=folder)
+
+
+def _case_file(path: Path, where: str, *, folder: Path) -> CaseFile:
+    """A file of the case, unless it is a link, or behind one, that leads out of the folder."""
+    try:
+        target = path.resolve()
+    except RuntimeError as error:  # Python's word for links in a circle
+        raise CaseError(where, "must not be a link in a circle") from error
+    if not target.is_relative_to(folder.resolve()):
+        raise CaseError(where, "must not be a link that leads out of the input folder", str(target))
+    return CaseFile(path, one_line(where))

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import ParamSpec, Protocol, TypeVar
+
+import numpy as np
+
+from petct.channels import OrganEncoding, channel_names
+from petct.memory import free_bytes
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,3 +69,20 @@ def one_ahead(work: Iterable[Callable[[], T]], *, background: Background) -> Ite
         ahead = begun
     if ahead is not None:
         yield ahead.result()
+
+
+@contextmanager
+def beside_networks(*, voxels: int) -> Iterator[Background]:
+    """A thread for what can be done while networks compute, or, where memory is short, no thread.
+
+    Args:
+        voxels: Number of voxels of the larger PET.
+    """
+    # Twice over: one network's channels, and as much again while they are made.
+    needed_bytes = 2 * voxels * len(channel_names(OrganEncoding.BINARY)) * np.float32().nbytes
+    if needed_bytes > free_bytes() // 2:
+        log.info("memory is short: nothing is done beside the networks")
+        yield AtOnce()
+        return
+    with OneThread() as background:
+        yield background

@@ -15,8 +15,7 @@ from segmentation.preprocessing import Placement, whole_box
 from segmentation.resampling import Box, Part
 
 AIR_MM = 20.0  # real air around the body, which the networks know from training; zeros would be soft tissue
-# What a fast run shows the networks beyond the last voxel that matters: about half a window of full-size networks.
-CONTEXT_MM = 150.0
+CONTEXT_MM = 60.0  # what a fast run shows the networks beyond the last voxel that matters
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ def visible_box(
 ) -> Box:
     """The part of the scan that the networks see, (z, y, x).
 
-    Exact: all of it. Balanced: the body. Fast: of the body what is near voxels that can end up in the mask along z.
-    Needed voxels are never cut off.
+    Exact: all of it. Balanced: the body. Fast: of the body what is near voxels that can end up in the mask. Needed
+    voxels are never cut off.
     """
     whole = whole_box(shape_zyx)
     if mode is Mode.EXACT or surroundings.body is None:
@@ -47,12 +46,14 @@ def visible_box(
     needed = surroundings.needed.box()
     if needed is None:
         return box
-    if mode is Mode.FAST:
-        context = math.ceil(CONTEXT_MM / spacing_mm_zyx[0])
-        low = max(needed[0].start - context, box[0].start, 0)
-        high = min(needed[0].stop + context, box[0].stop, shape_zyx[0])
-        box = (slice(min(low, needed[0].start), max(high, needed[0].stop)), box[1], box[2])
-    first, second, third = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(box, needed, strict=True))
+    sides = []
+    for axis, (inside, wanted) in enumerate(zip(box, needed, strict=True)):
+        low, high = inside.start, inside.stop
+        if mode is Mode.FAST:
+            context = math.ceil(CONTEXT_MM / spacing_mm_zyx[axis])
+            low, high = max(low, wanted.start - context), min(high, wanted.stop + context)
+        sides.append(slice(min(low, wanted.start), max(high, wanted.stop)))
+    first, second, third = sides
     return first, second, third
 
 

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 Float = npt.NDArray[np.float32]
 
 FAST_MIRRORINGS = 2
+FAST_TILE_STEP = 0.75
 _LEFT_RIGHT = 2  # the array axis along which the two sides of a patient look most alike
 # How many of the network's voxels away a spline of an order feels a voxel, to float32's precision.
 _REACH = {0: 1, 1: 1, 2: 12, 3: 16, 4: 20, 5: 24}
@@ -69,7 +70,8 @@ class Running:
         seen = {
             Mode.EXACT: "nnU-Net's own windows of the whole scan, all mirrorings",
             Mode.BALANCED: "windows of the body only, all mirrorings",
-            Mode.FAST: f"windows of the body near what can be disease, at most {FAST_MIRRORINGS} mirrorings",
+            Mode.FAST: f"windows of the body near what can be disease, {FAST_TILE_STEP:g} of a window apart, at most "
+            f"{FAST_MIRRORINGS} mirrorings",
         }[self.mode]
         if self.backend is Backend.OPENVINO:
             return f"{self.mode}: {seen}; OpenVINO, {choose_precision(self.mode, backend=self.backend)}"
@@ -225,7 +227,7 @@ class ScanEnsemble:
                 window=model.configuration.patch_size,
                 classes=len(Label),
                 mirrorings=mirrorings_of(model, running=running),
-                tile_step=running.tile_step,
+                tile_step=max(running.tile_step, FAST_TILE_STEP) if running.mode is Mode.FAST else running.tile_step,
                 device=running.device,
                 name=where,
                 is_needed=None if self._is_everywhere else _is_needed(model, scan, needed=surroundings.needed),

@@ -1,26 +1,26 @@
-"""Finding the organs on a CT with TotalSegmentator, offline and in a process of its own."""
+"""Finding the organs on CTs with TotalSegmentator, offline and in a process of its own."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
-import signal
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from petct.body import body_box
 from petct.errors import CaseError
 from petct.geometry import Array, Grid, check_same_grid, grid_of, to_array, to_image
 from petct.images import itk_warnings_in_log
 from petct.manifest import OrganSettings, OrganTask
 from petct.organs import Organ, collapse, totalsegmentator_labels
+from segmentation.totalsegmentator_process import RunningChild
 from segmentation.weight_files import check_files
 
 LOGGER = logging.getLogger(__name__)
@@ -52,59 +52,81 @@ _DOWNLOADS = {OrganTask.TOTAL: "total", OrganTask.FAST: "total_fast", OrganTask.
 _EXPECTED_ORGANS = (Organ.BONE, Organ.LUNG, Organ.LIVER)
 
 _DEVICES = {"cuda": "gpu", "cpu": "cpu"}  # TotalSegmentator's own words
-_LAST_LINES = 3
-_LAST_CHARACTERS = 600
+# Real air around the patient: the step from skin to air is then far from the edge of what the network sees.
+BODY_MARGIN_MM = 20.0
 
 
-def find_organs(ct: sitk.Image, *, settings: OrganSettings, device: str, where: str, child: Path = CHILD) -> sitk.Image:
-    """TotalSegmentator's `total` labels on a CT.
+def find_organs(
+    ct: sitk.Image,
+    *,
+    settings: OrganSettings,
+    device: str,
+    where: str,
+    crop_to_body: bool = False,
+    child: Path = CHILD,
+) -> sitk.Image:
+    """TotalSegmentator's `total` labels on one CT; see `find_organ_maps`."""
+    maps = find_organ_maps({where: ct}, settings=settings, device=device, crop_to_body=crop_to_body, child=child)
+    return maps[where]
+
+
+def find_organ_maps(
+    cts: Mapping[str, sitk.Image],
+    *,
+    settings: OrganSettings,
+    device: str,
+    crop_to_body: bool,
+    child: Path = CHILD,
+) -> dict[str, sitk.Image]:
+    """TotalSegmentator's `total` labels on CTs, one after the other in one process, which loads its model once.
 
     Nothing is downloaded or sent, the weights' folder is only read, and neither the environment nor nnU-Net of the
     calling process are changed. TotalSegmentator's output is logged at level DEBUG.
 
     Args:
-        ct: CT in HU, 3D.
-        settings: Which model, where its weights lie and how long it may take.
+        cts: CTs in HU, 3D, each by whose it is, for the log and the errors (`psma ct`).
+        settings: Which model, where its weights lie and how long it may take for each CT.
         device: `cuda` or `cpu`; without CUDA, `cuda` is an error and not a run on the CPU.
-        where: Whose CT it is, for the log and the errors (`psma ct`).
+        crop_to_body: Whether the network sees only the patient's box with 20 mm around it, in the very voxels that
+            TotalSegmentator would show it. Outside, no organ is found. The network's windows lie elsewhere than
+            without, which changes labels at some organs' edges; without, the labels are TotalSegmentator's own.
         child: The program that runs TotalSegmentator.
 
     Returns:
-        uint8 labels 0-117 on exactly the CT's grid, with some bone, lung or liver.
+        For each CT, uint8 labels 0-117 on exactly its grid, with some bone, lung or liver.
 
     Raises:
         CaseError: The weights are missing or not those of the manifest, TotalSegmentator fails or takes longer than
-            `settings.timeout_s`, or its map is not on the CT's grid, has other labels, or shows no bone, lung or liver.
+            `settings.timeout_s` for a CT, or its map is not on the CT's grid, has other labels, or shows no bone, lung
+            or liver. The error says for which CT; there are no maps then, not even of the CTs before it.
         ValueError: The device is neither `cuda` nor `cpu`.
     """
     if device not in _DEVICES:
         raise ValueError(f"device must be one of {', '.join(_DEVICES)}, got {device}")
-    started_s = time.monotonic()
-    check_organ_weights(settings, where=where)
-    LOGGER.info("%s: TotalSegmentator (%s) runs, at most %g s", where, settings.task.value, settings.timeout_s)
-    grid = grid_of(ct)
-    with tempfile.TemporaryDirectory(prefix="organs_", ignore_cleanup_errors=True) as folder:
-        ct_file, organs_file = Path(folder, "ct.nii"), Path(folder, "organs.nii")
-        # A fresh image has no header entries of its own, which ITK would write or complain of.
-        with itk_warnings_in_log(where):
-            sitk.WriteImage(to_image(to_array(ct), grid), ct_file)
-        options = ["--ct", str(ct_file), "--organs", str(organs_file), "--task", settings.task.value]
-        # -P: the child finds installed packages only, not its neighbours in this folder.
-        command = [sys.executable, "-P", str(child), *options, "--device", _DEVICES[device]]
-        _run_child(command, folder=Path(folder), settings=settings, where=where)
-        labels = _read_labels(organs_file, grid=grid, where=where)
-    found = np.unique(labels)
-    organs = [Organ(number).name.lower() for number in np.unique(collapse(found)) if number]
-    LOGGER.info(
-        "%s: TotalSegmentator (%s) found %d of %d labels (%s), %.1f s",
-        where,
-        settings.task.value,
-        np.count_nonzero(found),
-        len(totalsegmentator_labels()),
-        ", ".join(organs),
-        time.monotonic() - started_s,
-    )
-    return to_image(labels, grid)
+    if not cts:
+        return {}
+    check_organ_weights(settings, where=next(iter(cts)))
+    name = f"TotalSegmentator ({settings.task.value})"
+    maps = {}
+    with tempfile.TemporaryDirectory(prefix="organs_", ignore_cleanup_errors=True) as temporary:
+        folder = Path(temporary)
+        options = ["--task", settings.task.value, "--device", _DEVICES[device]]
+        least_xyz = _window_xyz(settings, where=next(iter(cts))) if crop_to_body else (1, 1, 1)
+        options += ["--least", ",".join(map(str, least_xyz))]
+        for number, (where, ct) in enumerate(cts.items()):
+            options += _write_ct(ct, number=number, folder=folder, crop_to_body=crop_to_body, where=where)
+            LOGGER.info("%s: %s runs, at most %g s", where, name, settings.timeout_s)
+        # -P: the child finds installed packages first, not its neighbours in this folder.
+        command = [sys.executable, "-P", str(child), *options]
+        started_s = time.monotonic()
+        with RunningChild(command, folder=folder, weights=settings.weights, wheres=list(cts)) as running:
+            for number, (where, ct) in enumerate(cts.items()):
+                running.wait_for_answer(where=where, timeout_s=settings.timeout_s)
+                labels = _read_labels(folder / f"organs_{number}.nii", grid=grid_of(ct), where=where)
+                maps[where] = to_image(labels, grid_of(ct))
+                _log_found(labels, name=f"{where}: {name}", seconds=time.monotonic() - started_s)
+                started_s = time.monotonic()
+    return maps
 
 
 def model_folders(task: OrganTask) -> tuple[str, ...]:
@@ -131,56 +153,52 @@ def check_organ_weights(settings: OrganSettings, *, where: str) -> None:
     check_files(settings.weights, settings.sha256, where=f"{where} TotalSegmentator")
 
 
-def _run_child(command: list[str], *, folder: Path, settings: OrganSettings, where: str) -> None:
-    """Run the child to its end, with what it writes inside `folder`; kill it and all its kin when time is up."""
-    output = folder / "output.txt"
-    with (
-        output.open("wb") as stream,
-        # The child leaves when its standard input ends, so that it does not outlive this process.
-        subprocess.Popen(
-            command,
-            env=_child_environment(folder, settings.weights),
-            stdin=subprocess.PIPE,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        ) as process,
-    ):
+def _window_xyz(settings: OrganSettings, *, where: str) -> tuple[int, int, int]:
+    """The window of the task's networks in voxels along (x, y, z), the largest of them along each axis."""
+    windows = []
+    for model in model_folders(settings.task):
+        path = settings.weights / model / WEIGHT_FILES[0]
         try:
-            status = process.wait(timeout=settings.timeout_s)
-        except subprocess.TimeoutExpired:
-            status = None
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    lines = [line.strip() for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    for line in lines:
-        LOGGER.debug("%s: TotalSegmentator: %s", where, line)
-    if status is None:
-        raise CaseError(where, f"TotalSegmentator must finish within {settings.timeout_s:g} s, and was stopped")
-    if status != 0:
-        end = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-        last = " | ".join(lines[-_LAST_LINES:])[-_LAST_CHARACTERS:]
-        raise CaseError(where, "TotalSegmentator must end without an error", f"{end}: {last or 'no output'}")
+            plans = json.loads(path.read_text(encoding="utf-8"))
+            window = plans["configurations"]["3d_fullres"]["patch_size"]
+            # The network's axes are those of the image, (z, y, x), in another order.
+            windows.append([int(window[plans["transpose_forward"].index(axis)]) for axis in (2, 1, 0)])
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise CaseError(where, f"TotalSegmentator's {path} must be nnU-Net plans", repr(error)) from error
+    x, y, z = map(max, *windows) if len(windows) > 1 else windows[0]
+    return x, y, z
 
 
-def _child_environment(folder: Path, weights: Path) -> dict[str, str]:
-    """The child's environment, and the configuration that TotalSegmentator reads from its home folder."""
-    home = folder / "home"
-    home.mkdir()
-    configuration = {
-        "totalseg_id": "none",
-        "send_usage_stats": False,
-        "prediction_counter": 0,
-        "statistics_disclaimer_shown": True,
-    }
-    (home / "config.json").write_text(json.dumps(configuration), encoding="utf-8")
-    return {
-        **os.environ,
-        "TOTALSEG_HOME_DIR": str(home),
-        "TOTALSEG_WEIGHTS_PATH": str(weights),
-        "TMPDIR": str(folder),
-    }
+def _write_ct(ct: sitk.Image, *, number: int, folder: Path, crop_to_body: bool, where: str) -> list[str]:
+    """Write a CT for the child; returns the child's options for it."""
+    ct_file, organs_file, grid = folder / f"ct_{number}.nii", folder / f"organs_{number}.nii", grid_of(ct)
+    hu = to_array(ct)
+    # A fresh image has no header entries of its own, which ITK would write or complain of.
+    with itk_warnings_in_log(where):
+        sitk.WriteImage(to_image(hu, grid), ct_file)
+    box = tuple(slice(0, size) for size in grid.shape_zyx)
+    if crop_to_body:
+        box = body_box(hu, spacing_mm_zyx=grid.spacing_mm_zyx, margin_mm=BODY_MARGIN_MM)
+        LOGGER.info(
+            "%s: the patient fills %.0f %% of the CT",
+            where,
+            100.0 * np.prod([part.stop - part.start for part in box]) / hu.size,
+        )
+    limits_xyz = ",".join(f"{part.start},{part.stop}" for part in reversed(box))
+    return ["--ct", str(ct_file), "--organs", str(organs_file), "--box", limits_xyz]
+
+
+def _log_found(labels: Array, *, name: str, seconds: float) -> None:
+    found = np.unique(labels)
+    organs = [Organ(number).name.lower() for number in np.unique(collapse(found)) if number]
+    LOGGER.info(
+        "%s found %d of %d labels (%s), %.1f s",
+        name,
+        np.count_nonzero(found),
+        len(totalsegmentator_labels()),
+        ", ".join(organs),
+        seconds,
+    )
 
 
 def _read_labels(organs: Path, *, grid: Grid, where: str) -> Array:

@@ -2,7 +2,7 @@
 
 It calls sys.exit, sets nnU-Net's environment variables and replaces nnU-Net's functions. The caller
 (`segmentation.totalsegmentator`) sets TOTALSEG_WEIGHTS_PATH and TOTALSEG_HOME_DIR, holds this program's standard input
-open while it wants an answer, and judges the organ map that this program writes. It imports nothing of ours.
+open while it wants answers, is told of each organ map when it is written, and judges it.
 """
 
 from __future__ import annotations
@@ -12,25 +12,45 @@ import os
 import sys
 import threading
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 _GONE_STATUS = 3
+DONE = b"done\n"
 
 
 def main() -> None:
-    """Read the command line and write the organ map."""
-    parser = argparse.ArgumentParser(description="Run TotalSegmentator on one CT, without any network connection.")
-    parser.add_argument("--ct", type=Path, required=True, help="the CT in HU, .nii")
-    parser.add_argument("--organs", type=Path, required=True, help="the label map to write, .nii")
+    """Read the command line and write the organ maps."""
+    parser = argparse.ArgumentParser(description="Run TotalSegmentator on CTs, without any network connection.")
+    parser.add_argument("--ct", type=Path, action="append", required=True, help="a CT in HU, .nii; may come again")
+    parser.add_argument(
+        "--box", type=_limits, action="append", required=True, help="its patient: x,x,y,y,z,z in voxels"
+    )
+    parser.add_argument("--organs", type=Path, action="append", required=True, help="its label map to write, .nii")
+    parser.add_argument(
+        "--least", type=_numbers, required=True, help="least size of a box: x,y,z in the network's voxels"
+    )
     parser.add_argument("--task", choices=("total", "fast", "fastest"), required=True)
     parser.add_argument("--device", choices=("gpu", "cpu"), required=True)
+    parser.add_argument("--answers", type=int, required=True, help="file descriptor to tell of each map that is there")
     options = parser.parse_args()
     threading.Thread(target=_leave_with_caller, daemon=True).start()
     forbid_network()
-    _find_organs(options.ct, organs=options.organs, task=options.task, device=options.device)
+    # Last, so that nothing of ours hides an installed package.
+    sys.path.append(str(Path(__file__).resolve().parent.parent))
+    prepare(device=options.device)
+    for ct, box, organs in zip(options.ct, options.box, options.organs, strict=True):
+        find_organs(ct, box=box, least=options.least, organs=organs, task=options.task, device=options.device)
+        os.write(options.answers, DONE)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def _limits(text: str) -> list[tuple[int, int]]:
+    numbers = _numbers(text)
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def forbid_network() -> None:
@@ -51,30 +71,64 @@ def _leave_with_caller() -> None:
     os._exit(_GONE_STATUS)
 
 
-def _find_organs(ct: Path, *, organs: Path, task: str, device: str) -> None:
+def prepare(*, device: str) -> None:
+    """Import TotalSegmentator and replace what costs time or memory, or what could delete or download.
+
+    Raises:
+        RuntimeError: The GPU is asked for and there is none.
+    """
     import torch
 
     if device == "gpu" and not torch.cuda.is_available():
         # TotalSegmentator itself would go on, on the CPU, without an error.
         raise RuntimeError("TotalSegmentator must run on the GPU, but CUDA is not available to it")
-    # nnU-Net computes with as many threads as it thinks there are export workers, and reads that number on import.
-    os.environ["nnUNet_def_n_proc"] = str(torch.get_num_threads())
 
     from totalsegmentator import python_api
 
     # nnU-Net's paths must be set before it is imported, and TotalSegmentator's replacements come with this import;
     # ours must come after them.
     python_api.setup_nnunet()
-    import totalsegmentator.nnunet  # noqa: F401
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+    _leave_out_trainers()
+    import nibabel as nib
+    import totalsegmentator.nnunet
+    from nnunetv2.preprocessing.cropping import cropping
 
-    nnUNetPredictor.predict_from_files = _predict_in_this_process
-    LabelManager.convert_logits_to_segmentation = _highest_logits
+    from segmentation.totalsegmentator_windows import predict_folder
+
     python_api.download_pretrained_weights = _keep_weights
+    totalsegmentator.nnunet.nnUNetv2_predict = predict_folder
+    # Holes do not change the box around what is not 0, and CT is normalised inside them, too.
+    cropping.binary_fill_holes = lambda mask: mask
+    # Instead of a copy of every image in float64, 1.4 GB for a whole body, that stays as long as the image does.
+    nib.Nifti1Image.get_fdata = _voxels  # type: ignore[assignment, method-assign]
+    # The images between TotalSegmentator and nnU-Net are .nii.gz by name; nobody keeps them, so nothing is compressed.
+    nib.openers.Opener.default_compresslevel = 0
 
+
+def find_organs(
+    ct: Path, *, box: list[tuple[int, int]], least: list[int], organs: Path, task: str, device: str
+) -> None:
+    """Write the organ map of one CT.
+
+    Args:
+        ct: The CT, .nii.
+        box: Lower and upper limit of the patient along each axis of the file, (x, y, z).
+        least: The least size of the box in the network's voxels, along the axes to the left, to the front and upwards.
+        organs: The map to write, .nii.
+        task: `total`, `fast` or `fastest`.
+        device: TotalSegmentator's word for it, `gpu` or `cpu`.
+    """
+    import nibabel as nib
+    import totalsegmentator.nnunet
+    from totalsegmentator import python_api
+
+    from segmentation.totalsegmentator_resampling import BodyResampling
+
+    image: Any = nib.load(ct)
+    resampling = BodyResampling(box, shape_xyz=image.shape, affine=image.affine, least_ras=least)
+    totalsegmentator.nnunet.change_spacing = resampling.change_spacing
     python_api.totalsegmentator(
-        ct,
+        image,
         organs,
         task="total",
         fast=task == "fast",
@@ -87,6 +141,24 @@ def _find_organs(ct: Path, *, organs: Path, task: str, device: str) -> None:
     )
 
 
+def _voxels(image: Any, *_float64: object) -> Any:
+    import numpy as np
+
+    return np.asanyarray(image.dataobj)
+
+
+def _leave_out_trainers() -> None:
+    """Spare the import of nnU-Net's training, 2 s, which TotalSegmentator wants for tasks of other organs."""
+    trainers = ModuleType("totalsegmentator.custom_trainers")
+    for name in (
+        "nnUNetTrainer_MOSAIC_1k_QuarterLR_NoMirroring",
+        "nnUNetTrainerDiceTopK10Loss_2000epochs",
+        "nnUNetTrainerSkeletonRecall",
+    ):
+        setattr(trainers, name, None)
+    sys.modules[trainers.__name__] = trainers
+
+
 def _keep_weights(task_id: int) -> None:
     """Instead of TotalSegmentator's downloader, which also deletes folders whose names it takes for old versions."""
     from totalsegmentator.config import get_weights_dir
@@ -95,35 +167,6 @@ def _keep_weights(task_id: int) -> None:
     folder = get_weights_dir() / TASK_ID_WEIGHTS_CONFIGS[task_id]["foldername"]
     if not folder.is_dir():
         raise FileNotFoundError(f"TotalSegmentator's weights are missing: {folder}")
-
-
-def _predict_in_this_process(
-    predictor: Any, folder_in: str, folder_out: str, *, save_probabilities: bool, overwrite: bool, **_workers: object
-) -> Any:
-    """Instead of nnU-Net's prediction with worker processes.
-
-    Those get the image through /dev/shm, where 64 MiB may be all there is, and each holds the logits of all labels
-    once more.
-    """
-    # TotalSegmentator has already resampled the image to the network's voxel size, so that the logits are resampled to
-    # their own shape; this option spares the copy that is made for it.
-    # Given a folder instead of files, nnU-Net forks twelve processes to list it.
-    images = [[str(path)] for path in sorted(Path(folder_in).glob("*_0000.nii.gz"))]
-    return predictor.predict_from_files_sequential(
-        images, folder_out, save_probabilities, overwrite, use_cropped_logits_resampling=True
-    )
-
-
-def _highest_logits(_label_manager: Any, logits: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Label of the highest logit, slice by slice, because numpy copies everything that it is asked about at once.
-
-    At 3 mm the logits of a whole body take up to 5 GB.
-    """
-    _, *shape = logits.shape
-    labels = np.empty(shape, dtype=np.uint8)
-    for number in range(len(labels)):
-        labels[number] = logits[:, number].argmax(axis=0)
-    return labels
 
 
 if __name__ == "__main__":

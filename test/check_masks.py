@@ -8,31 +8,46 @@ Stands alone on purpose: nothing of the product is imported, so that the product
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
+NIFTI_TOLERANCE_MM = 0.01  # its header holds single precision
 _log = logging.getLogger("check_masks")
 
 
 @dataclass(frozen=True)
 class Socket:
-    """Where one tracer's mask, its PET and its truth lie."""
+    """Where one tracer's mask, its PET, its threshold and its truth lie."""
 
     mask: str
     pet: str
+    threshold: str
     truth: str
 
 
 SOCKETS = (
-    Socket(mask="images/psma-pet-ttb", pet="images/psma-pet-ga-68", truth="PSMA/TTB.nii.gz"),
-    Socket(mask="images/fdg-pet-ttb", pet="images/fdg-pet", truth="FDG/TTB.nii.gz"),
+    Socket(
+        mask="images/psma-pet-ttb",
+        pet="images/psma-pet-ga-68",
+        threshold="psma-pet-suv-threshold.json",
+        truth="PSMA/TTB.nii.gz",
+    ),
+    Socket(
+        mask="images/fdg-pet-ttb",
+        pet="images/fdg-pet",
+        threshold="fdg-pet-suv-threshold.json",
+        truth="FDG/TTB.nii.gz",
+    ),
 )
 
 
@@ -62,7 +77,11 @@ def check_masks(
             continue
         mask = sitk.ReadImage(masks[0])
         (pet_file,) = (input_dir / socket.pet).glob("*.mha")
-        own_faults = _mask_faults(mask, pet=sitk.ReadImage(pet_file))
+        pet = sitk.ReadImage(pet_file)
+        own_faults = _mask_faults(mask, pet=pet)
+        if not own_faults:
+            own_faults = _uptake_faults(mask, pet=pet, threshold_file=input_dir / socket.threshold)
+            own_faults += _nibabel_faults(mask)
         if not own_faults:
             own_faults = _content_faults(mask, socket, truth_dir=truth_dir, dice_floor=dice_floor)
         faults.extend(f"{socket.mask}: {fault}" for fault in own_faults)
@@ -80,6 +99,37 @@ def _mask_faults(mask: sitk.Image, *, pet: sitk.Image) -> list[str]:
     values = np.unique(sitk.GetArrayViewFromImage(mask))
     if not set(values.tolist()) <= {0, 1}:
         faults.append(f"values must be 0 and 1, got {values[:10].tolist()}")
+    return faults
+
+
+def _uptake_faults(mask: sitk.Image, *, pet: sitk.Image, threshold_file: Path) -> list[str]:
+    """A voxel below the threshold is never disease."""
+    content = json.loads(threshold_file.read_text(encoding="utf-8-sig"))
+    suv_threshold = float(content["suv_threshold"] if isinstance(content, dict) else content)
+    disease_suv = sitk.GetArrayViewFromImage(pet)[sitk.GetArrayViewFromImage(mask) == 1]
+    below = disease_suv[disease_suv < suv_threshold]
+    if below.size:
+        return [
+            f"disease must be at or above {suv_threshold} SUV, got {below.size} voxels below, down to {below.min()}"
+        ]
+    return []
+
+
+def _nibabel_faults(mask: sitk.Image) -> list[str]:
+    """nibabel reads no .mha, so it gets what most users would make of one: a NIfTI file."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "mask.nii.gz"
+        sitk.WriteImage(mask, file)
+        image = nibabel.Nifti1Image.from_filename(str(file))
+        values = np.asarray(image.dataobj).T
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine  # from right, anterior, superior to ITK's LPS
+    faults = []
+    if values.dtype != np.uint8 or not np.array_equal(values, sitk.GetArrayViewFromImage(mask)):
+        faults.append("nibabel must read the voxels that ITK reads, got others")
+    last = [n - 1 for n in mask.GetSize()]
+    off_mm = np.abs((affine @ [*last, 1.0])[:3] - mask.TransformIndexToPhysicalPoint(last)).max()
+    if off_mm > NIFTI_TOLERANCE_MM:
+        faults.append(f"nibabel must see the last voxel where ITK sees it, got {off_mm:.3g} mm off")
     return faults
 
 

@@ -4,11 +4,12 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,14 +20,16 @@ from scipy import stats
 import inference
 from evaluation import statistics
 from evaluation.metrics import METRICS, NO_DISEASE, Metrics
-from inference import OrganSource, predict_scan
+from inference import predict_scan
 from petct.case import Tracer
 from petct.channels import OrganEncoding
 from petct.errors import CaseError
 from petct.folders import SCAN_FOLDERS, read_case
-from petct.geometry import to_image
+from petct.geometry import Grid, to_image
 from petct.manifest import Architecture, Manifest, Member, Refinement, read_manifest
 from petct.organs import label_number
+from segmentation import organ_maps
+from segmentation.organ_maps import OrganSource
 from tiny_nnunet import make_member, make_results
 from training.commands import ablate
 from training.networks.recipe import read_recipe
@@ -56,7 +59,12 @@ class HandMade:
         self.calls: list[tuple[str, tuple[int, ...]]] = []
         self.is_stopped_after = math.inf
 
-    def __call__(self, _build: object, *, grid, members: Sequence[Member], **_options: object) -> np.ndarray:
+    def __call__(self, scan, *, members: Sequence[Member], **_options: object) -> SimpleNamespace:
+        return SimpleNamespace(
+            inputs=lambda: iter(()), predict=lambda _inputs, background: self._predict(scan.grid, members)
+        )
+
+    def _predict(self, grid: Grid, members: Sequence[Member]) -> np.ndarray:
         if len(self.calls) >= self.is_stopped_after:
             raise KeyboardInterrupt
         (member,) = members
@@ -81,7 +89,7 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def hand_made(monkeypatch: pytest.MonkeyPatch) -> HandMade:
     stand_in = HandMade()
-    monkeypatch.setattr(inference, "predict_probabilities", stand_in)
+    monkeypatch.setattr(inference, "ScanEnsemble", stand_in)
     return stand_in
 
 
@@ -267,11 +275,11 @@ def test_true_organs_replace_computed_ones(
 ) -> None:
     asked = []
 
-    def all_spleen(ct: sitk.Image, *, where: str, **_options: object) -> sitk.Image:
-        asked.append(where)
-        return sitk.Cast(ct > -5000, sitk.sitkUInt8) * label_number("spleen")
+    def all_spleen(cts: Mapping[str, sitk.Image], **_options: object) -> dict[str, sitk.Image]:
+        asked.extend(cts)
+        return {where: sitk.Cast(ct > -5000, sitk.sitkUInt8) * label_number("spleen") for where, ct in cts.items()}
 
-    monkeypatch.setattr(inference, "find_organs", all_spleen)
+    monkeypatch.setattr(organ_maps, "find_organ_maps", all_spleen)
     study = study_of(tmp_path / "models", "sure", "half", "blind", has_true_organs=True)
     patient = write_patient(tmp_path / "train_0001")
     rows = measure_patient(

@@ -14,11 +14,12 @@ from benchmark.mode_summary import distances, effects, seconds_ratio, tables
 from benchmark_case import PET_GRIDS, write_benchmark_case, write_benchmark_manifest
 from evaluation import statistics
 from evaluation.metrics import METRICS, measure_masks
-from inference import OrganSource, segment_case
+from inference import segment_case
 from petct.case import Tracer
 from petct.folders import SCAN_FOLDERS, read_case
 from petct.geometry import to_array, to_image
 from petct.manifest import Backend, Mode, read_manifest
+from segmentation.organ_maps import OrganSource
 
 CPU = torch.device("cpu")
 SHAPE = (5, 6, 7)

@@ -20,7 +20,7 @@ from benchmark.unpack import unpack_manifest
 from benchmark.unpacked import FILE_ENDING, UnpackedMember
 from benchmark_case import CLIP, THRESHOLDS_SUV, write_benchmark_case, write_benchmark_manifest
 from evaluation.overlap import dice
-from inference import OrganSource, segment_case
+from inference import segment_case
 from petct.case import Tracer
 from petct.channels import ClipHU, OrganEncoding, build_channels
 from petct.errors import CaseError
@@ -31,6 +31,7 @@ from petct.manifest import TracerSettings, read_manifest
 from petct.organs import Organ, collapse
 from petct.output import mask_file
 from postprocessing.regrow import regrow
+from segmentation.organ_maps import OrganSource
 
 ROOT = Path(__file__).resolve().parent.parent
 

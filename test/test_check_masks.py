@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -42,6 +43,7 @@ def run(tmp_path: Path) -> tuple[Path, Path, Path]:
         ):
             file.parent.mkdir(parents=True, exist_ok=True)
             sitk.WriteImage(_image(array), file)
+        (input_dir / socket.threshold).write_text("1.0")  # what every voxel of the PET has
     return input_dir, output_dir, truth_dir
 
 
@@ -81,6 +83,27 @@ def test_a_wrong_mask(run: tuple[Path, Path, Path], image: sitk.Image, fault: st
     faults = check_masks(output_dir, input_dir=input_dir)
     assert all(line.startswith("images/fdg-pet-ttb: ") for line in faults)
     assert any(re.search(fault, line) for line in faults)
+
+
+@pytest.mark.parametrize("content", ["1.01", '{"suv_threshold": 1.01}'])
+def test_disease_below_the_threshold(run: tuple[Path, Path, Path], content: str) -> None:
+    input_dir, output_dir, _ = run
+    (input_dir / SOCKETS[1].threshold).write_text(content)
+    assert check_masks(output_dir, input_dir=input_dir) == [
+        "images/fdg-pet-ttb: disease must be at or above 1.01 SUV, got 4 voxels below, down to 1.0"
+    ]
+
+
+def test_what_nibabel_reads_otherwise(run: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    input_dir, output_dir, _ = run
+    other = nibabel.Nifti1Image(_mask(5).T, np.diag([-2.0, -3.0, 5.0, 1.0]))
+    monkeypatch.setattr(nibabel.Nifti1Image, "from_filename", lambda file: other)
+    faults = check_masks(output_dir, input_dir=input_dir)
+    assert len(faults) == 4
+    assert faults[0] == "images/psma-pet-ttb: nibabel must read the voxels that ITK reads, got others"
+    assert re.fullmatch(
+        "images/psma-pet-ttb: nibabel must see the last voxel where ITK sees it, got .* mm off", faults[1]
+    )
 
 
 def test_missing_second_and_foreign_files(run: tuple[Path, Path, Path]) -> None:

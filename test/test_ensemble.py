@@ -253,7 +253,9 @@ def test_a_body_that_fills_the_scan_is_not_cropped(plain: Member, mode: Mode) ->
     scan = TinyScan()
     scan.ct_hu = np.full(GRID.shape_zyx, 30.0, dtype=np.float32)
     scan.can_be_disease = np.ones(GRID.shape_zyx, dtype=np.bool_)
-    np.testing.assert_allclose(predict([plain], mode=mode, scan=scan), predict([plain]), rtol=0.0, atol=1e-6)
+    step = 0.75 if mode is Mode.FAST else 0.5
+    cropped = predict([plain], mode=mode, scan=scan)
+    np.testing.assert_allclose(cropped, predict([plain], tile_step=step), rtol=0.0, atol=1e-6)
 
 
 def test_a_body_at_one_side_is_cropped_and_runs_fewer_windows(plain: Member) -> None:

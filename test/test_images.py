@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import os
+import struct
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -11,8 +15,7 @@ import SimpleITK as sitk
 from cases import PET_GRIDS, pet_image
 from petct.errors import CaseError
 from petct.geometry import grid_of, to_array, to_image
-from petct.images import is_image_file, read_image
-from petct.whole_file import check_metaimage_is_whole
+from petct.images import check_regular, is_image_file, read_image
 
 GRID = PET_GRIDS["PSMA"]
 
@@ -98,9 +101,9 @@ def test_a_metaimage_that_lacks_only_its_checksum_is_refused(tmp_path):
     path = _write(tmp_path / "a.mha")
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(
-        CaseError, match="^PET: image file must be whole and undamaged, got compressed voxels end before"
+        CaseError, match=r"^PET: image file must be whole, got (\d+) of \d+ bytes of compressed voxels$"
     ):
-        check_metaimage_is_whole(path, needed_bytes=4 * 11 * 9 * 7, where="PET")
+        read_image(path, where="PET")
 
 
 @pytest.mark.parametrize("name", ["a.mha", "a.nii.gz"])
@@ -188,9 +191,117 @@ def test_only_scalars_are_read(tmp_path, name, compose):
         read_image(tmp_path / name, where="PET")
 
 
+@pytest.mark.parametrize("name", ["a.mha", "a.nii", "a.nii.gz"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(CaseError, match="^PET: must be a regular file, got a pipe or a device$"):
+        read_image(tmp_path / name, where="PET")
+
+
+def test_what_is_there_must_be_a_regular_file(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    for name in ("file", "link", "nothing at all"):
+        check_regular(tmp_path / name, where="PET")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(CaseError, match="^PET: must be a regular file, got a folder$"):
+        check_regular(tmp_path / "folder", where="PET")
+
+
+def test_a_nifti_file_beside_its_compressed_twin_is_refused(tmp_path):
+    # ITK reads the header of a.nii.gz and then looks for the voxels in a.nii.
+    _write(tmp_path / "a.nii.gz")
+    other = sitk.GetImageFromArray(np.zeros(GRID.shape_zyx, dtype=np.float32))
+    sitk.WriteImage(other, tmp_path / "a.nii")
+    assert not to_array(sitk.ReadImage(tmp_path / "a.nii.gz")).any()
+    with pytest.raises(CaseError, match=r"^PET: must not lie beside a\.nii, which ITK takes for the same image$"):
+        read_image(tmp_path / "a.nii.gz", where="PET")
+    assert not to_array(read_image(tmp_path / "a.nii", where="PET")).any()
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_voxels_that_are_no_numbers_are_refused_where_itk_reads_0(tmp_path, name):
+    image = pet_image()
+    image[2, 3, 4] = float("nan")
+    sitk.WriteImage(image, tmp_path / name)
+    assert sitk.ReadImage(tmp_path / name)[2, 3, 4] == 0.0
+    with pytest.raises(CaseError, match="^PET: every voxel must be finite, got nan or infinite voxels$"):
+        read_image(tmp_path / name, where="PET")
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "origin_mm", "message"),
+    [
+        ((0.01, 5, 3), (0, 0, 0), r"spacing must be 0\.02-100 mm, got \(0\.01, 5\.0, 3\.0\) mm \(x, y, z\)"),
+        ((4, 101, 3), (0, 0, 0), r"spacing must be 0\.02-100 mm, got \(4\.0, 101\.0, 3\.0\) mm \(x, y, z\)"),
+        ((4, 5, 3), (0, -2e5, 0), r"origin must lie within 100000 mm, got \(0\.0, -200000\.0, 0\.0\) mm \(x, y, z\)"),
+    ],
+)
+def test_a_grid_that_no_scanner_has_is_refused(tmp_path, spacing_mm, origin_mm, message):
+    image = pet_image()
+    image.SetSpacing(spacing_mm)
+    image.SetOrigin(origin_mm)
+    sitk.WriteImage(image, tmp_path / "a.mha")
+    with pytest.raises(CaseError, match=f"^PET: {message}$"):
+        read_image(tmp_path / "a.mha", where="PET")
+
+
+def test_an_image_longer_than_any_scanner_is_refused(tmp_path):
+    image = sitk.Image([3, 4, 60], sitk.sitkFloat32)
+    image.SetSpacing((4.0, 5.0, 90.0))
+    sitk.WriteImage(image, tmp_path / "a.mha")
+    with pytest.raises(
+        CaseError, match=r"^PET: image must be at most 5000 mm long, got 12 x 20 x 5400 mm \(x, y, z\)$"
+    ):
+        read_image(tmp_path / "a.mha", where="PET")
+
+
 def test_what_counts_as_an_image_file(tmp_path):
     for name in ("a.mha", "a.nii", "a.nii.gz", ".DS_Store", "._a.mha", "a.mhd", "a.json", "mha"):
         (tmp_path / name).touch()
     (tmp_path / "folder.mha").mkdir()
     (tmp_path / "dangling.mha").symlink_to("nowhere")
     assert sorted(path.name for path in tmp_path.iterdir() if is_image_file(path)) == ["a.mha", "a.nii", "a.nii.gz"]
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha"])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "<u2", ">i2", "<i4", ">u4", "<f4", ">f4", "<f8"])
+def test_voxels_are_those_that_itk_reads(tmp_path: Path, dtype: str, suffix: str) -> None:
+    path = tmp_path / f"image{suffix}"
+    voxels = np.random.default_rng(5).integers(0, 100, size=(7, 11, 13)).astype(dtype)
+    if suffix == ".mha":
+        is_big = dtype.startswith(">")
+        names = {"u1": "UCHAR", "i1": "CHAR", "u2": "USHORT", "i2": "SHORT", "i4": "INT", "u4": "UINT"}
+        name = names.get(dtype.strip("<>"), "FLOAT" if dtype.endswith("4") else "DOUBLE")
+        header = (
+            "ObjectType = Image\nNDims = 3\nBinaryData = True\n"
+            f"BinaryDataByteOrderMSB = {is_big}\nCompressedData = False\n"
+            "TransformMatrix = 0 1 0 -1 0 0 0 0 1\nOffset = 3 -4 5\nElementSpacing = 1.5 2 2.5\nDimSize = 13 11 7\n"
+            f"ElementType = MET_{name}\nElementDataFile = LOCAL\n"
+        )
+        path.write_bytes(header.encode() + voxels.tobytes())
+    else:
+        affine = np.array([[0.0, 2.0, 0.0, 3.0], [-1.5, 0.0, 0.0, -4.0], [0.0, 0.0, 2.5, 5.0], [0.0, 0.0, 0.0, 1.0]])
+        header = nib.Nifti1Header(endianness=dtype[0] if dtype[0] in "<>" else "<")
+        header.set_data_dtype(dtype)
+        nib.Nifti1Image(voxels.transpose(2, 1, 0), affine, header).to_filename(path)
+    expected = sitk.ReadImage(path)
+    image = read_image(path, where="image")
+    assert image.GetPixelID() == expected.GetPixelID()
+    assert grid_of(image) == grid_of(expected)
+    np.testing.assert_array_equal(to_array(image), to_array(expected))
+    np.testing.assert_array_equal(to_array(image), voxels)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(0.25, 0.0), (1.0, -3.0), (2.0, 7.0)])
+def test_a_scale_is_applied_as_by_itk(tmp_path: Path, slope: float, intercept: float) -> None:
+    path = tmp_path / "scaled.nii.gz"
+    stored = np.random.default_rng(6).integers(-50, 50, size=(5, 8, 9)).astype(np.int16)
+    image = nib.Nifti1Image(stored.transpose(2, 1, 0), np.diag([2.0, 3.0, 4.0, 1.0]))
+    image.header.set_slope_inter(slope, intercept)
+    nib.Nifti1Image(image.dataobj, image.affine, image.header).to_filename(path)
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[112:120] = struct.pack("<2f", slope, intercept)
+    content[352:] = stored.tobytes()
+    path.write_bytes(gzip.compress(bytes(content)))
+    np.testing.assert_array_equal(to_array(read_image(path, where="scaled")), stored * slope + intercept)

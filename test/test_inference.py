@@ -20,6 +20,8 @@ from petct.manifest import Architecture, OrganTask
 from petct.organs import label_number
 from petct.output import mask_file
 from platform_case import SocketKey, write_platform_case
+from segmentation import organ_maps
+from segmentation.totalsegmentator import find_organ_maps
 from tiny_nnunet import make_member, make_results
 from tiny_organ_net import write_tiny_fold
 from training.weights.organ_weights import export_organ_weights
@@ -263,12 +265,12 @@ def test_a_case_without_organ_maps_gets_them_from_totalsegmentator(
     caplog.set_level(logging.INFO)
     found = {}
 
-    def keep(ct, **options):
-        found[options["where"]] = inference_finds_organs(ct, **options)
-        return found[options["where"]]
+    def keep(cts, **options):
+        maps = find_organ_maps(cts, **options)
+        found.update(maps)
+        return maps
 
-    inference_finds_organs = inference.find_organs
-    monkeypatch.setattr(inference, "find_organs", keep)
+    monkeypatch.setattr(organ_maps, "find_organ_maps", keep)
     case = write_case(tmp_path / "case", has_organs=False)
     manifest = write_manifest(models, refinement=None)
 
@@ -290,19 +292,19 @@ def test_given_organ_maps_are_set_aside_when_totalsegmentator_is_asked_for(
 ) -> None:
     asked = []
 
-    def all_spleen(ct, *, settings, device, where):
-        asked.append((where, settings.weights.name, device))
-        return sitk.Cast(ct > -5000, sitk.sitkUInt8) * label_number("spleen")
+    def all_spleen(cts, *, settings, device, crop_to_body):
+        asked.append((list(cts), settings.weights.name, device, crop_to_body))
+        return {where: sitk.Cast(ct > -5000, sitk.sitkUInt8) * label_number("spleen") for where, ct in cts.items()}
 
-    monkeypatch.setattr(inference, "find_organs", all_spleen)
+    monkeypatch.setattr(organ_maps, "find_organ_maps", all_spleen)
     manifest = write_manifest(stand_in_models(tmp_path / "models"), refinement=None)
     case = write_case(tmp_path / "case")
 
     masks = run(case, tmp_path / "output", manifest, "--organs", "totalsegmentator")
 
-    assert asked == [("PSMA organs", "organs", "cpu"), ("FDG organs", "organs", "cpu")]
+    assert asked == [(["PSMA organs", "FDG organs"], "organs", "cpu", False)]
     assert int(masks[Tracer.FDG].sum()) == len(SPOTS[Tracer.FDG])  # all is protected, so only seeds are left
     asked.clear()
     for source in ("auto", "given"):
         assert run(case, tmp_path / "output", manifest, "--organs", source)[Tracer.FDG].sum() == 8 * 7 - 6
-    assert asked == []
+    assert asked == [([], "organs", "cpu", False)] * 2

@@ -9,12 +9,13 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from inference import OrganSource, Segmented
+from inference import Segmented
 from petct.case import Case, Tracer
 from petct.errors import CaseError
 from petct.geometry import grid_of, resample_labels, to_array
 from petct.manifest import Manifest, read_manifest
 from petct.organs import Organ, collapse, labels_of
+from segmentation.organ_maps import OrganSource
 from tiny_patients import DISEASE, write_patient
 from training.studies import judge as module
 from training.studies.judge import Score, judge, table, write_csv

@@ -6,15 +6,18 @@ import os
 import shutil
 import tempfile
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from cases import PET_GRIDS
+from petct import mask_check
 from petct import output as output_module
 from petct.case import Tracer
 from petct.errors import CaseError
 from petct.geometry import grid_of, to_array
+from petct.mask_check import Uptake
 from petct.output import prepare_output, write_masks
 
 PSMA_GRID, FDG_GRID = PET_GRIDS["PSMA"], PET_GRIDS["FDG"]
@@ -129,17 +132,80 @@ def test_no_part_of_a_file_is_left_when_the_disk_is_full(tmp_path, monkeypatch, 
     assert _files(output) == []
 
 
+def _uptake(*, lowest_suv=3.0, dtype=np.float32):
+    """A PET of 3.0 SUV in every mask, at the threshold, but for one voxel of disease; next to nothing elsewhere."""
+    uptake = {}
+    for tracer, (mask, _) in _masks().items():
+        pet_suv = np.where(mask, 3.0, 0.1).astype(dtype)
+        if tracer is Tracer.FDG:
+            pet_suv[3, 2, 4] = lowest_suv
+        uptake[tracer] = Uptake(pet_suv=pet_suv, suv_threshold=3.0)
+    return uptake
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16])
+def test_disease_at_the_threshold_is_disease(tmp_path, dtype):
+    write_masks(_masks(), folder=tmp_path, uptake=_uptake(dtype=dtype))
+
+
+def test_a_threshold_that_is_no_float32_is_held_as_it_was_when_the_mask_was_made(tmp_path):
+    pet_suv = np.where(_mask(FDG_GRID), np.float32(2.3), np.float32(0.1))  # float32's 2.3 is a little below 2.3
+    assert float(pet_suv.max()) < 2.3
+    uptake = {Tracer.FDG: Uptake(pet_suv=pet_suv, suv_threshold=2.3)}
+    write_masks({Tracer.FDG: (_mask(FDG_GRID), FDG_GRID)}, folder=tmp_path, uptake=uptake)
+
+
+@pytest.mark.parametrize("lowest_suv", [2.99, float("nan")])
+def test_disease_below_the_threshold_is_refused_and_neither_mask_appears(tmp_path, lowest_suv):
+    message = r"^fdg\.mha: disease must be at or above 3 SUV, got 1 voxels below, the lowest at (2\.99|nan) SUV$"
+    with pytest.raises(CaseError, match=message):
+        write_masks(_masks(), folder=tmp_path / "output", uptake=_uptake(lowest_suv=lowest_suv))
+    assert _files(tmp_path) == []
+
+
+def test_the_uptake_of_another_scan_is_refused(tmp_path):
+    uptake = _uptake()
+    with pytest.raises(ValueError, match=r"PET must have the mask's shape .*\(z, y, x\), got"):
+        write_masks(
+            _masks(), folder=tmp_path, uptake={Tracer.PSMA: uptake[Tracer.FDG], Tracer.FDG: uptake[Tracer.PSMA]}
+        )
+
+
+@pytest.mark.parametrize("tracer", Tracer)
+def test_a_mask_reads_alike_by_nibabel(tmp_path, tracer):
+    # nibabel reads no .mha; what ITK makes of the mask as NIfTI it must place where the PET is.
+    mask, grid = _masks()[tracer]
+    path = write_masks(_masks(), folder=tmp_path / "output")[tracer]
+    sitk.WriteImage(sitk.ReadImage(path), tmp_path / "mask.nii.gz")
+    image = nibabel.load(tmp_path / "mask.nii.gz")
+    assert np.array_equal(np.asarray(image.dataobj).T, mask)
+    assert image.get_data_dtype() == np.uint8
+    to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine
+    assert np.allclose(to_lps[:3, :3], grid.index_to_mm_xyz, atol=1e-5)
+    assert np.allclose(to_lps[:3, 3], grid.origin_mm_xyz, atol=1e-3)
+
+
 def _flip(image):
     flipped = sitk.Image(image)
     flipped[0, 0, 0] = 1 - flipped[0, 0, 0]
     return flipped
 
 
-def _shift(image):
+def _shift(image, *, by_mm=0.5):
     shifted = sitk.Image(image)
     x, y, z = shifted.GetOrigin()
-    shifted.SetOrigin((x + 0.5, y, z))
+    shifted.SetOrigin((x + by_mm, y, z))
     return shifted
+
+
+def _stretch(image):
+    stretched = sitk.Image(image)
+    stretched.SetSpacing([mm + 1e-4 for mm in image.GetSpacing()])
+    return stretched
+
+
+def _lose_the_grid(image):
+    return sitk.GetImageFromArray(to_array(image))
 
 
 @pytest.mark.parametrize(
@@ -154,6 +220,13 @@ def _shift(image):
             _shift,
             "grid must match the PET within 0.01 mm, got origin that differs by 0.5 mm along x",
         ),
+        (lambda image: _shift(image, by_mm=0.001), "origin must be exactly the PET's, got one that differs by 0.001$"),
+        (_stretch, "spacing must be exactly the PET's, got one that differs by 0.0001$"),
+        (_lose_the_grid, "grid must match the PET within 0.01 mm, got spacing that differs by"),
+        (lambda image: image * 255, "mask must hold 0 and 1 only, got 255$"),
+        (lambda image: image * 0, "mask read back must be the mask written, got 7 different voxels$"),
+        (lambda image: image[::-1, :, :], "(grid|origin|direction) must"),
+        (lambda image: sitk.Compose(image, image), "image must be scalar, got 2 components"),
     ],
 )
 def test_what_is_read_back_must_be_what_was_written(tmp_path, monkeypatch, spoil, message):
@@ -165,6 +238,56 @@ def test_what_is_read_back_must_be_what_was_written(tmp_path, monkeypatch, spoil
     with pytest.raises(CaseError, match=message):
         write_masks(_masks(), folder=tmp_path / "output")
     assert _files(tmp_path) == []
+
+
+def test_a_mask_that_itk_reads_otherwise_than_everyone_is_refused(tmp_path, monkeypatch):
+    # Stands for a reader that agrees with its own writer only.
+    monkeypatch.setattr(mask_check, "_read_without_itk", lambda file: np.zeros(PSMA_GRID.shape_zyx, dtype=np.uint8))
+    with pytest.raises(
+        CaseError, match=r"^psma\.mha: mask must read alike with and without ITK, got different voxels$"
+    ):
+        write_masks(_masks(), folder=tmp_path / "output")
+    assert _files(tmp_path) == []
+
+
+def test_a_mask_cut_off_on_its_way_to_the_disk_is_refused(tmp_path, monkeypatch):
+    write = sitk.WriteImage
+
+    def write_part(image, file, **options):
+        write(image, file, **options)
+        with open(file, "r+b") as stream:
+            stream.truncate(os.path.getsize(file) - 5)
+
+    monkeypatch.setattr(output_module.sitk, "WriteImage", write_part)
+    with pytest.raises(CaseError, match="image file must be whole, got"):
+        write_masks(_masks(), folder=tmp_path / "output")
+    assert _files(tmp_path) == []
+
+
+def test_a_bit_that_turns_over_in_the_output_folder_is_noticed(tmp_path, monkeypatch):
+    copy = shutil.copyfile
+
+    def copy_badly(source, target):
+        copy(source, target)
+        content = bytearray(target.read_bytes())
+        content[-1] ^= 1
+        target.write_bytes(content)
+
+    monkeypatch.setattr(shutil, "copyfile", copy_badly)
+    with pytest.raises(CaseError, match=r"ttb\.mha: mask must arrive as it was checked, got other bytes$"):
+        write_masks(_masks(), folder=tmp_path / "output")
+    assert _files(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["other.mha", ".hidden"])
+def test_a_file_beside_a_mask_is_refused_and_stays(tmp_path, name):
+    output = tmp_path / "output"
+    prepare_output(output)
+    (output / "images/fdg-pet-ttb").mkdir(parents=True)
+    (output / "images/fdg-pet-ttb" / name).touch()  # while the networks computed
+    with pytest.raises(CaseError, match=rf"images/fdg-pet-ttb: must hold nothing but ttb\.mha, got {name}$"):
+        write_masks(_masks(), folder=output)
+    assert _files(output) == [f"images/fdg-pet-ttb/{name}"]
 
 
 def test_an_earlier_run_s_masks_are_taken_away_first(tmp_path):

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from petct.errors import CaseError
-from petct.geometry import grid_of, to_array
+from petct.geometry import Grid, grid_of, to_array, to_image
 from petct.manifest import OrganSettings, OrganTask
-from segmentation.totalsegmentator import CHILD, WEIGHT_FILES, find_organs, model_folders
+from segmentation.totalsegmentator import CHILD, WEIGHT_FILES, find_organ_maps, find_organs, model_folders
 from tiny_organ_net import CT_GRID, tiny_ct
 
 # What every stand-in begins with.
@@ -23,8 +23,10 @@ import json, os, subprocess, sys, time
 import numpy as np
 import SimpleITK as sitk
 options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+every = lambda name: [value for key, value in zip(sys.argv[1::2], sys.argv[2::2]) if key == name]
+answer = lambda: os.write(int(options['--answers']), b'done\\n')
 """
-WRITE = "sitk.WriteImage({map}, options['--organs'])"
+WRITE = "sitk.WriteImage({map}, options['--organs'])\nanswer()"
 MAP = "(sitk.ReadImage(options['--ct']) > 200) * 5"  # the block as liver, uint8
 
 
@@ -125,7 +127,9 @@ def test_child_is_told_what_to_do_in_an_environment_of_its_own(weights: Path, te
     home = Path(told["environment"]["TOTALSEG_HOME_DIR"])
     assert temporary in home.parents
     assert temporary in Path(told["environment"]["TMPDIR"]).parents
-    assert told["argv"][-4:] == ["--task", "fastest", "--device", "gpu"]
+    options = dict(zip(told["argv"][::2], told["argv"][1::2], strict=True))
+    assert (options["--task"], options["--device"], options["--box"]) == ("fastest", "gpu", "0,38,0,46,0,30")
+    assert options["--least"] == "1,1,1"
     assert str(child.parent) not in told["path"]
     assert not list(temporary.iterdir())
 
@@ -179,7 +183,9 @@ def test_failure_of_the_child_is_one_line(
     ("program", "message"),
     [
         ("sys.exit(0)", "must write an organ map, and did not"),
-        ("open(options['--organs'], 'w').write('no image')", "organ map must be readable"),
+        ("answer()", "must write an organ map, and did not"),
+        ("os.close(int(options['--answers']))\ntime.sleep(60)", "must answer, and closed its answers"),
+        ("open(options['--organs'], 'w').write('no image')\nanswer()", "organ map must be readable"),
         (WRITE.format(map=f"({MAP})[:, :, 1:]"), r"organ map: grid must match the CT, got \(38, 46, 29\) voxels"),
         (
             f"organs = {MAP}\norgans.SetOrigin((-47.3, 12.7, 598.0))\n" + WRITE.format(map="organs"),
@@ -202,6 +208,131 @@ def test_map_that_is_no_organ_map_of_this_ct_is_refused(
     with pytest.raises(CaseError, match=message) as error:
         find_organs(tiny_ct(), settings=settings(weights), device="cpu", where="fdg ct", child=child)
     assert str(error.value).startswith("fdg ct")
+
+
+# Liver wherever it is brighter than 200 HU, for one CT after the other.
+WRITE_ALL = """
+for number, (ct, organs) in enumerate(zip(every('--ct'), every('--organs'))):
+    {before}
+    sitk.WriteImage((sitk.ReadImage(ct) > 200) * 5, organs)
+    answer()
+time.sleep(60)
+"""
+
+
+def other_ct():
+    """A bright block elsewhere, on another grid."""
+    grid = Grid((17, 25, 21), (2.9, 4.4, 3.3), (8.0, -61.0, 340.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+    hu = np.full(grid.shape_zyx, 30, dtype=np.int16)
+    hu[3:9, 4:20, 6:13] = 400
+    return to_image(hu, grid)
+
+
+def test_both_cts_go_to_one_process_that_does_not_outlive_them(
+    weights: Path, temporary: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    start = f"""
+other = subprocess.Popen(['sleep', '60'])
+open({str(tmp_path / "pids")!r}, 'a').write(f'{{os.getpid()}} {{other.pid}} ')
+"""
+    child = stand_in(tmp_path, start + WRITE_ALL.format(before="pass"))
+    cts = {"psma ct": tiny_ct(), "fdg ct": other_ct()}
+
+    maps = find_organ_maps(cts, settings=settings(weights), device="cpu", crop_to_body=False, child=child)
+
+    assert list(maps) == ["psma ct", "fdg ct"]
+    for where, ct in cts.items():
+        assert grid_of(maps[where]) == grid_of(ct)
+        np.testing.assert_array_equal(to_array(maps[where]), np.where(to_array(ct) > 200, 5, 0))
+    started = [int(pid) for pid in (tmp_path / "pids").read_text(encoding="utf-8").split()]
+    assert len(started) == 2
+    deadline_s = time.monotonic() + 5.0
+    while any(map(is_running, started)) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    assert [is_running(pid) for pid in started] == [False, False]
+    assert not list(temporary.iterdir())
+    found = [message for message in caplog.messages if "found 1 of 117 labels (liver)" in message]
+    assert [message.partition(":")[0] for message in found] == ["psma ct", "fdg ct"]
+
+
+def test_no_ct_needs_no_process(tmp_path: Path) -> None:
+    absent = OrganSettings(task=OrganTask.FAST, weights=tmp_path, timeout_s=1.0, sha256={})
+    assert find_organ_maps({}, settings=absent, device="cpu", crop_to_body=True) == {}
+
+
+@pytest.mark.parametrize(
+    ("before", "message"),
+    [
+        ("number and sys.exit('no more memory')", "must end without an error, got exit status 1: no more memory$"),
+        ("number and sys.exit(0)", "must write an organ map, and did not$"),
+        ("number and time.sleep(60)", "must finish within 8 s, and was stopped$"),
+        ("number and answer() and time.sleep(60)", "must write an organ map, and did not$"),
+    ],
+)
+def test_error_names_the_ct_that_it_happened_with(
+    weights: Path, temporary: Path, tmp_path: Path, before: str, message: str
+) -> None:
+    child = stand_in(tmp_path, WRITE_ALL.format(before=before))
+    cts = {"psma ct": tiny_ct(), "fdg ct": other_ct()}
+    with pytest.raises(CaseError, match=f"^fdg ct: TotalSegmentator {message}"):
+        find_organ_maps(cts, settings=settings(weights, timeout_s=8.0), device="cpu", crop_to_body=False, child=child)
+    assert not list(temporary.iterdir())
+
+
+def test_each_ct_has_its_own_time(weights: Path, tmp_path: Path) -> None:
+    child = stand_in(tmp_path, WRITE_ALL.format(before="time.sleep(4.5)"))
+    cts = {"psma ct": tiny_ct(), "fdg ct": other_ct()}
+    started_s = time.monotonic()
+    maps = find_organ_maps(
+        cts, settings=settings(weights, timeout_s=8.0), device="cpu", crop_to_body=False, child=child
+    )
+    assert len(maps) == 2
+    assert time.monotonic() - started_s > 8.0
+
+
+def ct_with_a_patient():
+    """A body of 100 x 120 x 144 mm in air, on a grid whose axes are not the patient's."""
+    grid = Grid((60, 46, 50), (4.0, 5.0, 3.0), (10.0, 20.0, 30.0), tiny_ct().GetDirection())
+    hu = np.full(grid.shape_zyx, -1000, dtype=np.int16)
+    hu[12:60, 10:34, 20:45] = 40
+    return to_image(hu, grid)
+
+
+def test_child_is_told_where_the_patient_is(weights: Path, tmp_path: Path) -> None:
+    (model,) = model_folders(OrganTask.FASTEST)
+    plans = {"configurations": {"3d_fullres": {"patch_size": [9, 7, 8]}}, "transpose_forward": [2, 0, 1]}
+    (weights / model / "plans.json").write_text(json.dumps(plans), encoding="utf-8")
+    report = f"json.dump(sys.argv[1:], open({str(tmp_path / 'report.json')!r}, 'w'))\n"
+    child = stand_in(
+        tmp_path, report + "sitk.WriteImage((sitk.ReadImage(options['--ct']) > 0) * 5, options['--organs'])\nanswer()"
+    )
+
+    find_organs(
+        ct_with_a_patient(), settings=settings(weights), device="cpu", where="ct", crop_to_body=True, child=child
+    )
+
+    argv = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    options = dict(zip(argv[::2], argv[1::2], strict=True))
+    # The network's first axis is the image's x, its second z, its third y.
+    assert options["--least"] == "9,8,7"
+    limits = [int(limit) for limit in options["--box"].split(",")]
+    # 20 mm around the patient, at most two cells more, and the end of the scan.
+    for (low, high), (inner_low, inner_high), size, spacing_mm in zip(
+        zip(limits[::2], limits[1::2], strict=True),
+        ((20, 45), (10, 34), (12, 60)),
+        (50, 46, 60),
+        (4.0, 5.0, 3.0),
+        strict=True,
+    ):
+        assert max(0, inner_low - 45.0 / spacing_mm) <= low <= max(0, inner_low - 20.0 / spacing_mm)
+        assert min(size, inner_high + 20.0 / spacing_mm) <= high <= min(size, inner_high + 45.0 / spacing_mm)
+    assert limits[0] > 0
+
+
+def test_weights_whose_window_nobody_knows_are_refused(weights: Path) -> None:
+    with pytest.raises(CaseError, match=r"^ct: TotalSegmentator's .*plans.json must be nnU-Net plans, got KeyError"):
+        find_organs(ct_with_a_patient(), settings=settings(weights), device="cpu", where="ct", crop_to_body=True)
 
 
 def test_output_of_the_child_is_in_the_log_at_debug(

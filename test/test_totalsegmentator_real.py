@@ -13,11 +13,11 @@ import pytest
 import SimpleITK as sitk
 
 from petct.errors import CaseError
-from petct.geometry import grid_of, to_array, to_image
+from petct.geometry import Grid, grid_of, to_array, to_image
 from petct.manifest import OrganSettings, OrganTask
 from petct.organs import label_number
-from segmentation.totalsegmentator import CHILD, find_organs, model_folders
-from tiny_organ_net import BLOCK, CT_GRID, FACES, TISSUE_HU, tiny_ct, write_tiny_fold
+from segmentation.totalsegmentator import CHILD, find_organ_maps, find_organs, model_folders
+from tiny_organ_net import BLOCK, BLOCK_HU, CT_GRID, FACES, TISSUE_HU, tiny_ct, write_tiny_fold
 from training.weights.organ_weights import export_organ_weights
 
 
@@ -132,6 +132,42 @@ def test_map_is_totalsegmentators_own(real_weights: Path, tmp_path: Path) -> Non
     np.testing.assert_array_equal(to_array(organs), theirs)
 
 
+def ct_in_air() -> tuple[sitk.Image, tuple[slice, ...]]:
+    """A patient with a bright block in air, off the middle, on a grid whose axes are not the patient's."""
+    grid = Grid((62, 71, 58), (4.4, 3.7, 5.3), (-90.0, 35.0, 400.0), CT_GRID.direction)
+    hu = np.full(grid.shape_zyx, -1000, dtype=np.int16)
+    hu[5:40, 24:62, 8:36] = TISSUE_HU
+    block = (slice(14, 26), slice(36, 50), slice(15, 27))  # 64 x 52 x 53 mm along z, y, x
+    hu[block] = BLOCK_HU
+    return to_image(hu, grid), block
+
+
+def test_crop_to_the_patient_changes_nothing_inside(real_weights: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    ct, block = ct_in_air()
+    cts = {"psma ct": tiny_ct(), "fdg ct": ct}
+
+    whole = find_organ_maps(cts, settings=settings(real_weights), device="cpu", crop_to_body=False)
+    cropped = find_organ_maps(cts, settings=settings(real_weights), device="cpu", crop_to_body=True)
+
+    # Nothing is cut off a CT without air.
+    np.testing.assert_array_equal(to_array(cropped["psma ct"]), to_array(whole["psma ct"]))
+    labels, expected = to_array(cropped["fdg ct"]), to_array(whole["fdg ct"])
+    assert grid_of(cropped["fdg ct"]) == grid_of(ct)
+    # The network is linear and sees 5 voxels of 6 mm, so that windows elsewhere change nothing but ties at the skin.
+    near_block = tuple(slice(part.start - 4, part.stop + 4) for part in block)
+    np.testing.assert_array_equal(labels[near_block], expected[near_block])
+    patient = (slice(5, 40), slice(24, 62), slice(8, 36))
+    assert np.count_nonzero(labels[patient] != expected[patient]) < 1e-3 * labels[patient].size
+    assert (labels[block] > 0).all()
+    assert len(np.unique(labels[patient])) == 8
+    # Far from the patient nothing was looked at.
+    assert not labels[50:].any()
+    assert not labels[:, :14].any()
+    assert not labels[:, :, 48:].any()
+    assert [record.levelname for record in caplog.records] == ["INFO"] * 10
+
+
 def test_gpu_that_is_not_there_is_an_error(real_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(CaseError, match=r"TotalSegmentator must run on the GPU, but CUDA is not available to it$"):
@@ -143,6 +179,7 @@ def test_gpu_that_is_not_there_is_an_error(real_weights: Path, tmp_path: Path, m
 def test_child_leaves_when_its_caller_has_gone(real_weights: Path, tmp_path: Path) -> None:
     sitk.WriteImage(tiny_ct(), tmp_path / "ct.nii")
     options = ["--ct", tmp_path / "ct.nii", "--organs", tmp_path / "organs.nii", "--task", "fastest", "--device", "cpu"]
+    options += ["--box", "0,38,0,46,0,30", "--least", "1,1,1", "--answers", "1"]
     environment = {
         **os.environ,
         "TOTALSEG_WEIGHTS_PATH": str(real_weights),

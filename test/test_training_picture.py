@@ -5,11 +5,12 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from inference import OrganSource, Segmented
+from inference import Segmented
 from petct.case import Case, Tracer
 from petct.errors import CaseError
 from petct.geometry import grid_of, to_array
 from petct.manifest import read_manifest
+from segmentation.organ_maps import OrganSource
 from tiny_patients import DISEASE, write_patient
 from training.studies import picture as module
 from training.studies.picture import draw_found

@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from petct.geometry import grid_of, resample_labels, to_array
+from petct.geometry import grid_of, to_array
 from petct.organs import Organ, label_number, labels_of, totalsegmentator_labels
+from petct.plausible import LEAST_ORGAN_ML
 from training.checks.findings import Findings, Severity
 
 # What the median CT of anatomy is, generously, in HU: lungs are full of air, parenchyma is near water, with contrast
@@ -28,7 +29,6 @@ _SOFT = (
         for side in ("left", "right")
     ),
 )
-LEAST_JUDGED_ML = 10.0  # a handful of voxels of a mask's rim says nothing
 # Of the judged names. A sound map has one or two by disease or noise; version 1 read as version 2 has nearly half,
 # though most of its vertebrae and ribs are still taken for bones.
 MISPLACED_SHARE_REFUSED = 0.2
@@ -53,7 +53,7 @@ def check_organ_map(organs: sitk.Image, *, ct: sitk.Image, file: str, findings: 
     misplaced, judged = [], 0
     for name, (low_hu, high_hu) in _expected_hu().items():
         inside = hu[labels == label_number(name)]
-        if inside.size * voxel_ml < LEAST_JUDGED_ML:
+        if inside.size * voxel_ml < LEAST_ORGAN_ML:
             continue
         judged += 1
         median_hu = float(np.median(inside))
@@ -85,7 +85,7 @@ def _check_places(labels: npt.NDArray[np.uint8], organs: sitk.Image, *, file: st
     centres = {}
     for name in ("brain", "lung_upper_lobe_right", "liver", "spleen", "urinary_bladder"):
         index = np.argwhere(labels == label_number(name))
-        if len(index) * grid_of(organs).voxel_ml >= LEAST_JUDGED_ML:
+        if len(index) * grid_of(organs).voxel_ml >= LEAST_ORGAN_ML:
             z, y, x = index.mean(axis=0)
             centres[name] = grid_of(organs).position_mm_xyz((z, y, x))
     for above, below in (
@@ -104,23 +104,3 @@ def _check_places(labels: npt.NDArray[np.uint8], organs: sitk.Image, *, file: st
     liver, spleen = (np.count_nonzero(labels == label_number(name)) for name in ("liver", "spleen"))
     if spleen > liver > 0:
         findings.warn(file, "liver should be larger than the spleen", f"{liver / spleen:.2g} times its volume")
-
-
-def organ_medians_suv(pet: sitk.Image, *, organs: sitk.Image) -> dict[str, float]:
-    """Median SUV of the larger soft organs.
-
-    Args:
-        pet: PET in SUV; may be thinned.
-        organs: TotalSegmentator labels on any grid of the same frame.
-
-    Returns:
-        SUV by `brain`, `liver`, `kidney`, where at least 10 mL of it are in the PET.
-    """
-    grid = grid_of(pet)
-    labels, suv = to_array(resample_labels(organs, grid)), to_array(pet)
-    medians = {}
-    for organ in (Organ.BRAIN, Organ.LIVER, Organ.KIDNEY):
-        inside = suv[np.isin(labels, labels_of(organ))]
-        if inside.size * grid.voxel_ml >= LEAST_JUDGED_ML:
-            medians[organ.name.lower()] = float(np.median(inside))
-    return medians

@@ -9,26 +9,21 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from petct import plausible
 from petct.case import Tracer
 from petct.checks import check_ct, check_organs, check_overlap, check_pet, check_threshold
 from petct.folders import SCAN_FOLDERS, THRESHOLD_NAME, TRUTH_STEM, find_image
-from petct.geometry import check_same_grid, grid_of, resample_ct, to_array
+from petct.geometry import check_same_grid, grid_of, to_array
 from petct.images import read_image
 from petct.scan_files import CaseFile, read_json
 from training.checks.findings import Findings, Severity
-from training.checks.organs import check_organ_map, organ_medians_suv
+from training.checks.organs import check_organ_map
 from training.checks.tracer import check_fdg_threshold, check_tracer
 from training.datasets.sources import corrected_truth
 
 PSMA_THRESHOLD_SUV = 3.0  # the challenge's rule
 FDG_THRESHOLD_SUV = (1.5, 6.0)  # typically 2.1-5
-# SUV is the uptake divided by what an even spread over the body would give, so its mean over a body is near 1: less
-# what was excreted, what lies outside the scan, and decay that some scanners do not undo. Bq/mL is in the thousands.
-BODY_MEAN_SUV = (0.02, 20.0)
-USUAL_BODY_MEAN_SUV = (0.1, 4.0)
-BODY_ABOVE_HU = -300.0
 BONE_ABOVE_HU = 200.0
-LEAST_BODY_ML = 20.0
 COARSE_MM = 4.0
 # A physician's tool rounds SUV and thresholds; half a percent of the threshold is beyond doubt.
 BELOW_TOLERANCE = 0.005
@@ -81,7 +76,7 @@ def check_scan(patient: Path, *, tracer: Tracer, corrected: Path | None, finding
     if ct is not None and organs is not None and is_hu:  # a wrong CT would accuse the map of what is its own fault
         is_sound = check_organ_map(thin(organs), ct=thin(ct), file=organ_file, findings=findings)
         if pet is not None and is_sound:  # and a wrong map the PET
-            medians_suv = organ_medians_suv(thin(pet), organs=organs)
+            medians_suv = plausible.organ_medians_suv(thin(pet), organs=organs)
             check_tracer(medians_suv, tracer=tracer, file=pet_file, findings=findings)
             if tracer is Tracer.FDG and threshold is not None:
                 check_fdg_threshold(medians_suv, threshold, file=f"{name}/{THRESHOLD_NAME}", findings=findings)
@@ -93,10 +88,8 @@ def check_scan(patient: Path, *, tracer: Tracer, corrected: Path | None, finding
 
 
 def thin(image: sitk.Image) -> sitk.Image:
-    """Every so manieth voxel, about 4 mm apart: enough for medians and volumes, and quick for the largest scan."""
-    steps = [max(1, int(COARSE_MM / spacing_mm)) for spacing_mm in image.GetSpacing()]
-    thinned: sitk.Image = image[:: steps[0], :: steps[1], :: steps[2]]
-    return thinned
+    """Voxels about 4 mm apart: enough for medians and volumes, and quick for the largest scan."""
+    return plausible.thin(image, apart_mm=COARSE_MM)
 
 
 def _check_truths(
@@ -198,12 +191,13 @@ def _check_ct(ct: sitk.Image, *, file: str, findings: Findings) -> bool:
 
 def _check_units(pet: sitk.Image, *, ct: sitk.Image, file: str, findings: Findings) -> None:
     """The mean over the body tells SUV from anything else."""
-    grid = grid_of(pet)
-    body = to_array(resample_ct(ct, grid)) > BODY_ABOVE_HU
-    if np.count_nonzero(body) * grid.voxel_ml < LEAST_BODY_ML:
+    mean_suv = plausible.body_mean_suv(pet, ct=ct)
+    if mean_suv is None:
         return
-    mean_suv = float(np.mean(to_array(pet)[body], dtype=np.float64))
-    for (low, high), severity in ((BODY_MEAN_SUV, Severity.ERROR), (USUAL_BODY_MEAN_SUV, Severity.WARNING)):
+    for (low, high), severity in (
+        (plausible.BODY_MEAN_SUV, Severity.ERROR),
+        (plausible.USUAL_BODY_MEAN_SUV, Severity.WARNING),
+    ):
         if not low <= mean_suv <= high:
             rule = f"PET must be in SUV, with a mean of {low:g}-{high:g} over the body"
             got = f"{mean_suv:.4g}, as Bq/mL or kBq/mL have" if mean_suv > high else f"{mean_suv:.4g}"

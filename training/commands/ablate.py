@@ -41,8 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from inference import OrganSource, choose_device
+    from inference import choose_device
     from petct.manifest import read_manifest
+    from segmentation.organ_maps import OrganSource
     from segmentation.weight_files import check_member_files
     from training.studies.ablation.questions import plan_study
     from training.studies.ablation.report import write_report

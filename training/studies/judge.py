@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from evaluation.overlap import dice, mean_dice, organ_dice
-from inference import OrganSource, segment_case
+from inference import segment_case
 from petct.case import Scan, Tracer
 from petct.errors import CaseError
 from petct.folders import read_case, read_truth
@@ -22,6 +22,7 @@ from petct.geometry import check_same_grid, grid_of, resample_labels, to_array
 from petct.manifest import Manifest
 from petct.organs import Organ, collapse
 from petct.written_whole import written_whole
+from segmentation.organ_maps import OrganSource
 
 log = logging.getLogger(__name__)
 

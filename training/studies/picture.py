@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from evaluation.picture import PicturePatient, PictureScan, draw_patients
-from inference import OrganSource, segment_case
+from inference import segment_case
 from petct.case import Tracer
 from petct.errors import CaseError
 from petct.folders import read_case, read_truth
 from petct.geometry import to_image
 from petct.manifest import Manifest
+from segmentation.organ_maps import OrganSource
 
 
 def draw_found(patients: Sequence[Path], *, manifest: Manifest, device: torch.device, file: Path) -> Path:

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from evaluation.overlap import dice
-from inference import OrganSource, segment_case
+from inference import segment_case
 from petct.case import Case, Tracer
 from petct.errors import CaseError
 from petct.folders import SCAN_FOLDERS, TRUTH_STEM, find_image, read_case, read_truth
 from petct.geometry import Array, check_same_grid, grid_of, to_array
 from petct.manifest import Manifest
 from postprocessing.lesions import label_lesions
+from segmentation.organ_maps import OrganSource
 from segmentation.totalsegmentator import check_organ_weights
 from segmentation.weight_files import check_member_files
 from training.phantoms import PhantomSize, generate_patient, write_patient

@@ -14,13 +14,14 @@ import torch
 from evaluation.folders import find_truth
 from evaluation.judgement import read_mask
 from evaluation.metrics import measure_masks
-from inference import OrganSource, Predicted, Segmented, organ_map, outline, predict_scan, refine_fdg
+from inference import Predicted, Segmented, outline, predict_scan, refine_fdg
 from petct.case import Scan, Tracer
 from petct.errors import CaseError
 from petct.folders import find_files, read_case
 from petct.geometry import grid_of, resample_labels, to_array
 from petct.manifest import Manifest, Member, Mode
 from petct.organs import collapse
+from segmentation.organ_maps import OrganSource, organ_map
 from training.studies.ablation.rows import Row
 from training.studies.ablation.variants import Network, Study, Variant, variant_key
 

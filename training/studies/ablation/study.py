@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from evaluation.runs import breakdown_of
-from inference import OrganSource
 from petct.errors import CaseError
+from segmentation.organ_maps import OrganSource
 from training.studies.ablation.patient import digest_of, measure_patient
 from training.studies.ablation.rows import Row, read_rows, write_rows
 from training.studies.ablation.variants import Study, Variant, variant_key

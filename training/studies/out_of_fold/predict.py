@@ -24,12 +24,13 @@ import torch
 
 from evaluation.overlap import dice
 from evaluation.runs import breakdown_of
-from inference import OrganSource, Segmented, needs_totalsegmentator, organ_map, outline, predict_scan, refine_fdg
+from inference import Segmented, outline, predict_scan, refine_fdg
 from petct.case import Case, Scan, Tracer
 from petct.errors import CaseError
 from petct.folders import SCAN_FOLDERS, read_case, read_truth
 from petct.geometry import check_same_grid, grid_of, to_array, to_image
 from petct.manifest import Manifest
+from segmentation.organ_maps import OrganSource, needs_totalsegmentator, organ_map
 from segmentation.totalsegmentator import check_organ_weights
 from training.networks.recipe import NetworkRecipe
 from training.studies.out_of_fold.lesions import judge_lesions, write_lesions
