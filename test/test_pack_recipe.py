@@ -18,7 +18,7 @@ import torch
 
 import inference
 from petct.case import Tracer
-from petct.channels import ClipHU, OrganEncoding, build_channels
+from petct.channels import Channel, ClipHU, ScanChannels
 from petct.folders import SCAN_FOLDERS
 from petct.geometry import to_image
 from petct.manifest import Manifest, OrganTask, read_manifest
@@ -216,28 +216,25 @@ def test_the_page_for_people_names_licence_data_and_dice(packed: Manifest) -> No
 def test_the_clipping_of_the_data_set_goes_along_to_inference(
     packed: Manifest, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clips: dict[tuple[str, OrganEncoding], ClipHU | None] = {}
+    clips: dict[str, list[ClipHU | None]] = {"psma": [], "fdg": []}
     ranges_hu: list[tuple[float, float]] = []
+    build = ScanChannels.build
 
-    def watch(pet: sitk.Image, **options: Any) -> Any:
-        channels = build_channels(pet, **options)
-        tracer = "psma" if grid == PET_GRIDS[Tracer.PSMA] else "fdg"
-        clips[tracer, options["encoding"]] = options["clip"]
-        ranges_hu.append((float(channels[1].min()), float(channels[1].max())))
-        return channels
+    def watch(scan: ScanChannels, channel: Channel) -> Any:
+        voxels = build(scan, channel)
+        if channel.name == "ct":
+            clips["psma" if grid == PET_GRIDS[Tracer.PSMA] else "fdg"].append(channel.clip)
+            ranges_hu.append((float(voxels.min()), float(voxels.max())))
+        return voxels
 
-    monkeypatch.setattr(inference, "build_channels", watch)
+    monkeypatch.setattr(ScanChannels, "build", watch)
     case = inference.read_case(shared / "patient")
     for tracer in Tracer:
         grid = PET_GRIDS[tracer]
         organs = case.scan(tracer).organs
         assert organs is not None
         inference.predict_scan(case.scan(tracer), organs=organs, manifest=packed, device=torch.device("cpu"))
-    assert clips == {
-        ("psma", OrganEncoding.NONE): None,
-        ("fdg", OrganEncoding.NONE): CLIP,
-        ("fdg", OrganEncoding.BINARY): None,
-    }
+    assert clips == {"psma": [None], "fdg": [CLIP, None]}
     # The case's CT goes from -1000 HU to 340 HU; both folds of the clipped model share one set of channels.
     assert [low for low, _ in ranges_hu] == [-1000.0, CLIP.low_hu, -1000.0]
     assert [high for _, high in ranges_hu] == pytest.approx([340.0, CLIP.high_hu, 340.0], abs=1.0)
