@@ -6,6 +6,7 @@ After Dujardin and Blanc-Durand, "Anatomy-Informed Deep Learning for Dual-Tracer
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import math
@@ -26,7 +27,7 @@ import torch
 
 from petct.case import Case, Scan, Tracer
 from petct.channels import ScanChannels
-from petct.errors import CaseError
+from petct.errors import CaseError, one_line
 from petct.folders import read_case
 from petct.geometry import Grid, grid_of, resample_labels, to_array
 from petct.manifest import MANIFEST_NAME, Backend, Manifest, Mode, TracerSettings, read_manifest
@@ -34,6 +35,7 @@ from petct.mask_check import Uptake
 from petct.memory import peak_bytes
 from petct.organs import collapse
 from petct.output import prepare_output, write_masks
+from petct.plausible import warn_of_other_tracer
 from petct.stages import add, counts, seconds_since_start, stage, stage_seconds
 from petct.written_whole import written_whole
 from postprocessing.lesions import label_lesions
@@ -123,6 +125,9 @@ def segment_case(
         device=device,
         crop_to_body=manifest.mode is Mode.FAST,
     )
+    for tracer, organs in maps.items():
+        if needs_totalsegmentator(case.scan(tracer), source=organ_source):  # given maps were looked at when read
+            warn_of_other_tracer(case.scan(tracer).pet, organs=organs, tracer=tracer, where=f"{tracer.name} PET")
     with beside_networks(voxels=max(math.prod(case.scan(tracer).pet.GetSize()) for tracer in Tracer)) as background:
         scans = [
             prepare_scan(case.scan(tracer), organs=maps[tracer], manifest=manifest, device=device, is_everywhere=False)
@@ -331,6 +336,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--timings", type=Path, help="write here, as JSON, how long each stage took")
     options = parser.parse_args(arguments)
     add("imports", seconds_since_start() - sum(stage_seconds().values()))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # bytes that are not UTF-8 would end a job on the platform
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
     )
@@ -346,7 +354,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except Exception as error:
         log.exception("failed")
-        message = " ".join(f"{type(error).__name__}: {error}".split())
+        message = one_line(f"{type(error).__name__}: {error}")
         print(f"inference: must not fail on a case that passed all checks, got {message}", file=sys.stderr)
         return 2
     finally:

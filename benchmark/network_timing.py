@@ -17,7 +17,7 @@ from benchmark.real_networks import RANDOM_FOLD, RealNetwork
 from petct.channels import OrganEncoding, channel_names
 from petct.manifest import Backend
 from petct.memory import peak_bytes
-from segmentation.sliding_window import Network, all_mirrorings
+from segmentation.sliding_window import all_mirrorings
 
 SEED = 20251123  # any number; random weights and voxels of a run are those of the next
 _MIB = 1 << 20
@@ -136,7 +136,11 @@ def time_setting(setting: Setting) -> NetworkTiming:
 
 
 def predict_window(
-    network: Network, window: torch.Tensor, *, flips: Sequence[Sequence[int]], at_once: int
+    network: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]],
+    window: torch.Tensor,
+    *,
+    flips: Sequence[Sequence[int]],
+    at_once: int,
 ) -> torch.Tensor:
     """Logits of one window averaged over its mirrorings, (class, and three axes).
 
@@ -171,7 +175,9 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _open(setting: Setting, *, device: torch.device, folder: Path) -> Network:
+def _open(
+    setting: Setting, *, device: torch.device, folder: Path
+) -> Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]:
     """The network as its backend computes it; OpenVINO reads a packed model, which is made in the folder."""
     if setting.backend is Backend.OPENVINO:
         from segmentation.openvino_network import ComputePrecision, OpenVinoNetwork

@@ -60,12 +60,17 @@ class OpenVinoNetwork:
 
     Args:
         compiled: An openvino `CompiledModel` with one input and one output.
+
+    Attributes:
+        at_once: How many windows to hand in at a time, so that all threads are busy.
     """
 
     def __init__(self, compiled: Any) -> None:
         self._window_shape = tuple(compiled.input(0).shape)[1:]
         requests = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._queue = load_openvino().AsyncInferQueue(compiled, requests)
+        # Twice as many as are computed side by side: at the end of a call all wait for the last.
+        self.at_once: int = 1 if requests == 1 else 2 * requests
 
     @classmethod
     def compile(

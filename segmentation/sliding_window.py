@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, product
 from typing import Protocol
 
@@ -29,7 +29,13 @@ PROGRESS_INTERVAL_S = 10.0
 
 
 class Network(Protocol):
-    """Computes the logits of windows."""
+    """Computes the logits of windows.
+
+    Attributes:
+        at_once: How many windows keep it busy; fewer at a time take as long.
+    """
+
+    at_once: int
 
     def __call__(self, windows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Logits, float32 (class, and three axes) each, of windows (channel, and three axes) of one size."""
@@ -82,11 +88,11 @@ def predict_logits(
         if is_needed is not None:
             tiles = [tile for tile in tiles if is_needed(_without_padding(tile, unpad=unpad[1:]))]
         said_s = time.monotonic()
-        for done, tile in enumerate(tiles):
+        predicted = _predict_windows(network, padded, tiles=tiles, mirrorings=mirrorings, device=device)
+        for done, (tile, prediction) in enumerate(predicted):
             if time.monotonic() - said_s >= PROGRESS_INTERVAL_S:
                 said_s = time.monotonic()
                 log.info("%s: %d of %d windows", name, done, len(tiles))
-            prediction = _predict_window(network, padded[(slice(None), *tile)].to(device), mirrorings)
             logits[(slice(None), *tile)] += prediction * gaussian
             weights[tile] += gaussian
         count("windows", len(tiles) * len(mirrorings))
@@ -115,16 +121,25 @@ def _without_padding(tile: Sequence[slice], *, unpad: Sequence[slice]) -> tuple[
     )
 
 
-def _predict_window(network: Network, tile: torch.Tensor, mirrorings: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Logits of one window, (class, and three axes), averaged over the mirrorings."""
+def _predict_windows(
+    network: Network,
+    padded: torch.Tensor,
+    *,
+    tiles: Sequence[tuple[slice, ...]],
+    mirrorings: Sequence[Sequence[int]],
+    device: torch.device,
+) -> Iterator[tuple[tuple[slice, ...], torch.Tensor]]:
+    """Each window with its logits, (class, and three axes), averaged over the mirrorings."""
     if not mirrorings:
         raise ValueError("mirrorings must hold at least one entry, () for none")
-    flips = [[axis + 1 for axis in flipped] for flipped in mirrorings]  # the channel comes first
-    first, *others = (
-        torch.flip(logits, axes)
-        for axes, logits in zip(flips, network([torch.flip(tile, axes) for axes in flips]), strict=True)
-    )
-    total = first
-    for restored in others:
-        total.add_(restored)
-    return total.div_(len(mirrorings))
+    flips = [tuple(axis + 1 for axis in flipped) for flipped in mirrorings]  # the channel comes first
+    asked = [(tile, number) for tile in tiles for number in range(len(flips))]
+    total = torch.empty(0)
+    for first in range(0, len(asked), network.at_once):
+        together = asked[first : first + network.at_once]
+        shown = [torch.flip(padded[(slice(None), *tile)].to(device), flips[number]) for tile, number in together]
+        for (tile, number), logits in zip(together, network(shown), strict=True):
+            restored = torch.flip(logits, flips[number])
+            total = restored if number == 0 else total.add_(restored)
+            if number == len(flips) - 1:
+                yield tile, total.div_(len(flips))

@@ -194,6 +194,34 @@ def test_a_scan_smaller_than_the_window_is_padded_as_nnunet_does(plain: Member) 
     assert (logits - expected).abs().quantile(0.99) < 1e-2 * expected.abs().max()
 
 
+class Several:
+    """Stands in for a network: its logits are its window's first channels; it keeps how many windows it was given."""
+
+    def __init__(self, at_once: int) -> None:
+        self.at_once = at_once
+        self.asked: list[int] = []
+
+    def __call__(self, windows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        self.asked.append(len(windows))
+        return [window[:3].clone() for window in windows]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 4, 100])
+@pytest.mark.parametrize("axes", [(), (1,), (0, 1, 2)])
+def test_windows_are_handed_in_several_at_a_time(at_once: int, axes: tuple[int, ...]) -> None:
+    data = torch.randn(4, 21, 17, 30, generator=torch.Generator().manual_seed(8))
+    network = Several(at_once)
+    mirrorings = sliding_window.all_mirrorings(axes)
+    logits = sliding_window.predict_logits(
+        network, data, window=(8, 9, 16), classes=3, mirrorings=mirrorings, tile_step=0.5, device=CPU, name="several"
+    )
+    # Whatever way a window is flipped, it is flipped back, so that the mean is the data.
+    np.testing.assert_allclose(logits, data[:3], rtol=0.0, atol=1e-5)
+    windows = 5 * 3 * 3 * len(mirrorings)  # (21 - 8) / 4, (17 - 9) / 4.5 and (30 - 16) / 8 steps, rounded up, and one
+    assert sum(network.asked) == windows
+    assert network.asked == [at_once] * (windows // at_once) + ([windows % at_once] if windows % at_once else [])
+
+
 def test_all_mirrorings() -> None:
     assert sliding_window.all_mirrorings(()) == [()]
     assert sliding_window.all_mirrorings((0, 2)) == [(), (0,), (2,), (0, 2)]
