@@ -226,11 +226,11 @@ def refine_fdg(fdg: Segmented, *, psma: Segmented, settings: TracerSettings) -> 
     return Segmented(grid=fdg.grid, pet_suv=fdg.pet_suv, labels=fdg.labels, ttb=refined.mask)
 
 
-def report(stage: str, tracer: Tracer, *, mask: npt.NDArray[np.bool_], grid: Grid, started_s: float) -> None:
+def report(name: str, tracer: Tracer, *, mask: npt.NDArray[np.bool_], grid: Grid, started_s: float) -> None:
     """Log what a stage left: lesions and volume; and the seconds since it started."""
     lesions, volume_ml = label_lesions(mask)[1], mask.sum() * grid.voxel_ml
     seconds = time.monotonic() - started_s
-    log.info("%s %s: %d lesions, TTB %.1f mL, %.1f s", tracer.name, stage, lesions, volume_ml, seconds)
+    log.info("%s %s: %d lesions, TTB %.1f mL, %.1f s", tracer.name, name, lesions, volume_ml, seconds)
 
 
 def choose_device(wanted: str) -> torch.device:
