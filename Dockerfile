@@ -31,6 +31,7 @@ ENV LANG=C.UTF-8 \
     CUDA_CACHE_PATH=/tmp/cache/cuda
 
 COPY inference.py ./
+COPY operation operation
 COPY petct petct
 COPY segmentation segmentation
 COPY postprocessing postprocessing

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import logging
 import math
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import FrameType
@@ -25,19 +24,19 @@ import numpy.typing as npt
 import SimpleITK as sitk
 import torch
 
+from operation.setting import Setting, add_options, choose_setting
+from operation.timings import write_timings
 from petct.case import Case, Scan, Tracer
 from petct.channels import ScanChannels
 from petct.errors import CaseError, one_line
 from petct.folders import read_case
 from petct.geometry import Grid, grid_of, resample_labels, to_array
-from petct.manifest import MANIFEST_NAME, Backend, Manifest, Mode, TracerSettings, read_manifest
+from petct.manifest import Manifest, Mode, TracerSettings
 from petct.mask_check import Uptake
-from petct.memory import peak_bytes
 from petct.organs import collapse
 from petct.output import prepare_output, write_masks
 from petct.plausible import warn_of_other_tracer
-from petct.stages import add, counts, seconds_since_start, stage, stage_seconds
-from petct.written_whole import written_whole
+from petct.stages import add, seconds_since_start, stage, stage_seconds
 from postprocessing.lesions import label_lesions
 from postprocessing.refine import refine
 from postprocessing.regrow import regrow
@@ -47,11 +46,6 @@ from segmentation.ensemble import Inputs, Running, ScanEnsemble
 from segmentation.organ_maps import OrganSource, needs_totalsegmentator, organ_maps
 from segmentation.totalsegmentator import check_organ_weights
 from segmentation.weight_files import check_member_files
-
-INPUT = Path("/input")
-OUTPUT = Path("/output")
-MODEL_TARBALL = Path("/opt/ml/model")  # where the platform unpacks the model tarball
-DEFAULT_MANIFEST = Path(__file__).resolve().parent / "resources" / "demo.toml"
 
 log = logging.getLogger("inference")
 
@@ -233,106 +227,49 @@ def report(name: str, tracer: Tracer, *, mask: npt.NDArray[np.bool_], grid: Grid
     log.info("%s %s: %d lesions, TTB %.1f mL, %.1f s", tracer.name, name, lesions, volume_ml, seconds)
 
 
-def choose_device(wanted: str) -> torch.device:
-    """The device to compute on; `auto` takes the GPU when there is one."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise CaseError("--device", "CUDA must be available when it is asked for", "no CUDA device")
-    device = torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu")
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    log.info("device: %s", name)
-    return device
+def run_case(setting: Setting, *, case_folder: Path, output: Path) -> None:
+    """Read, check, segment, write.
 
+    Args:
+        setting: What stays the same from case to case.
+        case_folder: The case.
+        output: Where the masks go, after `prepare_output`.
 
-def choose_manifest(wanted: Path | None) -> Path:
-    """The manifest asked for, else the model tarball's, else the image's own."""
-    shipped = MODEL_TARBALL / MANIFEST_NAME
-    if wanted is not None:
-        return wanted
-    return shipped if shipped.exists() else DEFAULT_MANIFEST
-
-
-def run(options: argparse.Namespace) -> None:
-    """Read, check, segment, write."""
+    Raises:
+        CaseError: The case, or a file that the manifest names, is refused.
+    """
     start_s = time.monotonic()
-    prepare_output(options.output)  # first, so that no refusal leaves an earlier run's masks to be taken for this one's
-    manifest = read_manifest(choose_manifest(options.manifest))
-    manifest = replace(
-        manifest,
-        mode=manifest.mode if options.mode is None else Mode(options.mode),
-        backend=manifest.backend if options.backend is None else Backend(options.backend),
-    )
-    log.info("manifest: %s (%s)", manifest.name, manifest.path)
-    if manifest.warning:
-        log.warning(manifest.warning)
-    organ_source = OrganSource(options.organs)
+    manifest = setting.manifest
     with stage("read"):
-        case = read_case(options.input)
+        case = read_case(case_folder)
         for tracer in Tracer:
             for member in manifest.tracer(tracer).members:
                 check_member_files(member)
-            if needs_totalsegmentator(case.scan(tracer), source=organ_source):
+            if needs_totalsegmentator(case.scan(tracer), source=setting.organ_source):
                 check_organ_weights(manifest.organs, where=f"{tracer.name} organs")
-    device = choose_device(options.device)
-    segmented = segment_case(case, manifest=manifest, organ_source=organ_source, device=device)
+    segmented = segment_case(case, manifest=manifest, organ_source=setting.organ_source, device=setting.device)
     with stage("write"):
         masks = {tracer: (scan.ttb, scan.grid) for tracer, scan in segmented.items()}
         uptake = {tracer: Uptake(segmented[tracer].pet_suv, case.scan(tracer).suv_threshold) for tracer in Tracer}
-        paths = write_masks(masks, folder=options.output, uptake=uptake)
+        paths = write_masks(masks, folder=output, uptake=uptake)
     for tracer, path in paths.items():
         log.info("%s mask: %s", tracer.name, path)
     log.info("%s: done in %.1f s", case.name, time.monotonic() - start_s)
+
+
+def run(options: argparse.Namespace) -> None:
+    """One case, as the options say."""
+    prepare_output(options.output)  # first, so that no refusal leaves an earlier run's masks to be taken for this one's
+    setting = choose_setting(options)
+    run_case(setting, case_folder=options.input, output=options.output)
     if options.timings is not None:
-        write_timings(options.timings, running=Running.of(manifest, device=device))
-
-
-def write_timings(path: Path, *, running: Running) -> None:
-    """Write as JSON how long each stage took and how much memory the run held at most."""
-    has_gpu = running.device.type == "cuda"
-    content = {
-        "mode": running.mode,
-        "backend": running.backend,
-        "device": str(running.device),
-        "threads": torch.get_num_threads(),
-        "total_s": seconds_since_start(),
-        "stages_s": stage_seconds(),
-        "windows": counts().get("windows", 0),
-        "peak_host_mib": peak_bytes() / 2**20,
-        "peak_gpu_mib": torch.cuda.max_memory_reserved() / 2**20 if has_gpu else None,
-    }
-    with written_whole(path) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_timings(options.timings, setting=setting)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; without arguments, what the platform runs. Returns the exit code."""
     parser = argparse.ArgumentParser(description="PSMA + FDG PET/CT in, one total-tumour-burden mask per tracer out.")
-    parser.add_argument(
-        "--input", type=Path, default=INPUT, help="case in the platform's or the training set's layout (%(default)s)"
-    )
-    parser.add_argument(
-        "--output", type=Path, default=OUTPUT, help="masks go to images/{psma,fdg}-pet-ttb under it (%(default)s)"
-    )
-    parser.add_argument(
-        "--manifest",
-        type=Path,
-        help=f"networks and rules to run ({MODEL_TARBALL / MANIFEST_NAME} if it exists, else {DEFAULT_MANIFEST.name})",
-    )
-    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="(%(default)s)")
-    parser.add_argument(
-        "--organs",
-        choices=[source.value for source in OrganSource],
-        default=OrganSource.AUTO.value,
-        help="take organ maps from the case if it has them, only from the case, or always compute them (%(default)s)",
-    )
-    parser.add_argument(
-        "--mode",
-        choices=[mode.value for mode in Mode],
-        help="exact: nnU-Net's own windows; balanced: those of the body; fast: fewer still, at most two mirrorings "
-        "(the manifest's)",
-    )
-    parser.add_argument(
-        "--backend", choices=[backend.value for backend in Backend], help="what computes networks (the manifest's)"
-    )
+    add_options(parser)
     parser.add_argument("--timings", type=Path, help="write here, as JSON, how long each stage took")
     options = parser.parse_args(arguments)
     add("imports", seconds_since_start() - sum(stage_seconds().values()))

@@ -43,8 +43,8 @@ class OrganTask(StrEnum):
 class Mode(StrEnum):
     """How much work a case is given.
 
-    Exact: nnU-Net's own windows and mirrorings. Balanced: windows in the patient's body only. Fast: fewer windows, near
-    what can end up in the mask, and at most two mirrorings.
+    Exact: nnU-Net's own windows and mirrorings. Balanced: windows in the patient's body only, where that saves half of
+    them. Fast: fewer windows, near what can end up in the mask, and at most two mirrorings.
     """
 
     EXACT = "exact"

@@ -13,8 +13,11 @@ from petct.stages import stage
 from segmentation.needed import Needed
 from segmentation.preprocessing import Placement, whole_box
 from segmentation.resampling import Box, Part
+from segmentation.sliding_window import windows_along
 
 AIR_MM = 20.0  # real air around the body, which the networks know from training; zeros would be soft tissue
+# Share of the windows that a crop may leave at most: a balanced run keeps nnU-Net's own unless it can save half.
+WORTH_WINDOWS = {Mode.EXACT: 0.0, Mode.BALANCED: 0.5, Mode.FAST: 1.0}
 CONTEXT_MM = 60.0  # what a fast run shows the networks beyond the last voxel that matters
 
 
@@ -57,25 +60,40 @@ def visible_box(
     return first, second, third
 
 
-def network_region(box: Box, *, placement: Placement, window: Sequence[int]) -> Box:
+def network_region(
+    box: Box, *, placement: Placement, window: Sequence[int], tile_step: float, worth_windows: float
+) -> Box:
     """The network's voxels that show a part of the scan, at least as many as a window has where the scan has them.
+
+    Where a window lies changes what a network says. So an axis is cropped only if that saves windows, and nothing is
+    cropped unless that saves enough of them: otherwise they stay where nnU-Net has them in the whole scan.
 
     Args:
         box: The part, (z, y, x) on the scan's grid.
         placement: Where the network's voxels lie in the scan.
         window: The patch size.
+        tile_step: Step of the sliding window as a fraction of the window, in (0, 1].
+        worth_windows: Share of the whole scan's windows that a crop may leave at most.
     """
-    sides = []
+    sides: list[slice] = []
+    fewer, all_windows = 1, 1
     for axis in range(3):
         low, high = placement.box[axis]
         size = placement.network_shape[axis]
-        per_voxel = size / (high - low)
         part = box[placement.transpose[axis]]
+        per_voxel = size / (high - low)
         start = max(0, math.floor((part.start - low) * per_voxel))
         stop = min(size, math.ceil((part.stop - low) * per_voxel))
         length = max(stop - start, min(window[axis], size))
+        in_part = windows_along(length, window=window[axis], tile_step=tile_step)
+        in_all = windows_along(size, window=window[axis], tile_step=tile_step)
+        if in_part == in_all:
+            start, length = 0, size
         start = min(max(0, start - (length - (stop - start)) // 2), size - length)
         sides.append(slice(start, start + length))
+        fewer, all_windows = fewer * in_part, all_windows * in_all
+    if fewer > all_windows * worth_windows:
+        return whole_box(placement.network_shape)
     first, second, third = sides
     return first, second, third
 

@@ -17,7 +17,7 @@ from petct.errors import CaseError
 from petct.labels import Label
 from petct.manifest import Backend, Manifest, Member, Mode
 from segmentation.beside_networks import Background
-from segmentation.crop import Surroundings, look_around, network_region, scan_box, visible_box
+from segmentation.crop import WORTH_WINDOWS, Surroundings, look_around, network_region, scan_box, visible_box
 from segmentation.export import add_probabilities
 from segmentation.needed import Needed
 from segmentation.networks import choose_backend, choose_precision, open_folds
@@ -66,10 +66,15 @@ class Running:
         backend = choose_backend(manifest.backend, device=device)
         return cls(manifest.mode, backend, manifest.mirroring, manifest.tile_step, device)
 
+    @property
+    def window_step(self) -> float:
+        """Step of the sliding window in this mode, in (0, 1]."""
+        return max(self.tile_step, FAST_TILE_STEP) if self.mode is Mode.FAST else self.tile_step
+
     def __str__(self) -> str:
         seen = {
             Mode.EXACT: "nnU-Net's own windows of the whole scan, all mirrorings",
-            Mode.BALANCED: "windows of the body only, all mirrorings",
+            Mode.BALANCED: "windows of the body only, where that saves half of them, all mirrorings",
             Mode.FAST: f"windows of the body near what can be disease, {FAST_TILE_STEP:g} of a window apart, at most "
             f"{FAST_MIRRORINGS} mirrorings",
         }[self.mode]
@@ -213,7 +218,14 @@ class ScanEnsemble:
         visible = visible_box(
             surroundings, mode=self._running.mode, shape_zyx=grid.shape_zyx, spacing_mm_zyx=grid.spacing_mm_zyx
         )
-        return lambda placement: network_region(visible, placement=placement, window=window)
+        running = self._running
+        return lambda placement: network_region(
+            visible,
+            placement=placement,
+            window=window,
+            tile_step=running.window_step,
+            worth_windows=WORTH_WINDOWS[running.mode],
+        )
 
     def _fold_mean_logits(self, model: PackedModel, scan: Preprocessed, *, surroundings: Surroundings) -> torch.Tensor:
         """Logits in the network's own spacing, averaged over the member's folds."""
@@ -227,7 +239,7 @@ class ScanEnsemble:
                 window=model.configuration.patch_size,
                 classes=len(Label),
                 mirrorings=mirrorings_of(model, running=running),
-                tile_step=max(running.tile_step, FAST_TILE_STEP) if running.mode is Mode.FAST else running.tile_step,
+                tile_step=running.window_step,
                 device=running.device,
                 name=where,
                 is_needed=None if self._is_everywhere else _is_needed(model, scan, needed=surroundings.needed),

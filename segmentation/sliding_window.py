@@ -105,6 +105,11 @@ def all_mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:
     return [flipped for count in range(len(axes) + 1) for flipped in combinations(axes, count)]
 
 
+def windows_along(length: int, *, window: int, tile_step: float) -> int:
+    """How many windows an axis takes; one that is shorter than the window is padded."""
+    return len(compute_steps_for_sliding_window((max(length, window),), (window,), tile_step)[0])
+
+
 def _tiles(shape: Sequence[int], *, window: Sequence[int], tile_step: float) -> list[tuple[slice, ...]]:
     """Where the windows lie, in nnU-Net's order."""
     steps = compute_steps_for_sliding_window(tuple(shape), tuple(window), tile_step)

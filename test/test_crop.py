@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from petct.manifest import Mode
 from segmentation.crop import AIR_MM, CONTEXT_MM, Surroundings, look_around, network_region, scan_box, visible_box
 from segmentation.needed import Needed
-from segmentation.preprocessing import Placement
+from segmentation.preprocessing import Placement, whole_box
 from segmentation.resampling import Box, Part
 
 SHAPE = (400, 90, 110)
@@ -73,15 +73,34 @@ def placement(*, transpose: tuple[int, int, int] = (1, 0, 2)) -> Placement:
 
 def test_a_region_holds_the_box_in_the_networks_voxels() -> None:
     # Axes y, z, x of 90, 400, 110 voxels of 5, 3, 4 mm become 112 (from 112.5), 200 and 88 of 4, 6, 5 mm.
-    region = network_region((slice(40, 360), slice(18, 72), slice(11, 99)), placement=placement(), window=(16, 24, 16))
+    box = (slice(40, 360), slice(18, 72), slice(11, 99))
+    region = network_region(box, placement=placement(), window=(16, 24, 16), tile_step=0.5, worth_windows=0.5)
     assert placement().network_shape == (112, 200, 88)
     assert region == (slice(22, 90), slice(20, 180), slice(8, 80))  # 18 * 112 / 90 = 22.4, 72 * 112 / 90 = 89.6
 
 
 def test_a_region_is_never_smaller_than_a_window() -> None:
     spot = (slice(0, 4), slice(80, 90), slice(50, 52))
-    region = network_region(spot, placement=placement(), window=(48, 64, 200))
+    region = network_region(spot, placement=placement(), window=(48, 64, 200), tile_step=0.5, worth_windows=0.5)
     assert region == (slice(112 - 48, 112), slice(0, 64), slice(0, 88))
+
+
+def test_an_axis_is_cropped_only_if_that_saves_windows() -> None:
+    # y: 112 voxels take ceil(64 / 24) + 1 = 4 windows of 48, 60 take 2; z: 200 take ceil(136 / 32) + 1 = 6 windows of
+    # 64, and 180 take 5; x: 88 and 82 voxels take 2 windows of 64 both.
+    box = (slice(20, 380), slice(20, 68), slice(2, 104))
+    region = network_region(box, placement=placement(), window=(48, 64, 64), tile_step=0.5, worth_windows=0.5)
+    assert region == (slice(24, 85), slice(10, 190), slice(0, 88))
+
+
+def test_a_crop_that_saves_too_few_windows_moves_none() -> None:
+    # As above but for y, where 82 voxels still take 3 of 4 windows: 3 * 5 * 2 of 4 * 6 * 2 are more than a half.
+    box = (slice(20, 380), slice(20, 86), slice(2, 104))
+    for worth_windows, stays in ((0.5, True), (0.7, False)):
+        region = network_region(
+            box, placement=placement(), window=(48, 64, 64), tile_step=0.5, worth_windows=worth_windows
+        )
+        assert (region == whole_box((112, 200, 88))) is stays
 
 
 sides = [st.tuples(st.integers(0, size - 1), st.integers(1, size)) for size in SHAPE]
@@ -92,13 +111,16 @@ sides = [st.tuples(st.integers(0, size - 1), st.integers(1, size)) for size in S
     edges=st.tuples(*sides),
     transpose=st.permutations((0, 1, 2)),
     window=st.tuples(*[st.integers(8, 250)] * 3),
+    worth_windows=st.sampled_from((0.0, 0.5, 1.0)),
 )
 def test_every_region_holds_its_box_and_a_window(
-    edges: tuple[tuple[int, int], ...], transpose: list[int], window: tuple[int, int, int]
+    edges: tuple[tuple[int, int], ...], transpose: list[int], window: tuple[int, int, int], worth_windows: float
 ) -> None:
     box = tuple(slice(low, min(low + length, size)) for (low, length), size in zip(edges, SHAPE, strict=True))
     where = placement(transpose=(transpose[0], transpose[1], transpose[2]))
-    region = network_region((box[0], box[1], box[2]), placement=where, window=window)
+    region = network_region(
+        (box[0], box[1], box[2]), placement=where, window=window, tile_step=0.5, worth_windows=worth_windows
+    )
     for axis, side in enumerate(region):
         size = where.network_shape[axis]
         per_voxel = size / where.shape[axis]

@@ -14,8 +14,10 @@ import SimpleITK as sitk
 import torch
 
 import inference
+from operation import setting
 from petct.case import Tracer
 from petct.geometry import to_image
+from petct.manifest import MANIFEST_NAME
 from petct.output import mask_file
 from platform_case import write_platform_case
 from whole_case import CT_GRIDS, PET_GRIDS, Models, stand_in_models, write_case, write_manifest
@@ -278,8 +280,8 @@ def test_the_tarballs_manifest_wins_over_the_images_and_the_users_over_both(
     models: Models, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(inference, "MODEL_TARBALL", models.folder / "tarball")
-    monkeypatch.setattr(inference, "DEFAULT_MANIFEST", write_manifest(models, name="image"))
+    monkeypatch.setattr(setting, "MODEL_TARBALL", models.folder / "tarball")
+    monkeypatch.setattr(setting, "DEFAULT_MANIFEST", write_manifest(models, name="image"))
     users = write_manifest(models, name="user")
 
     def manifest_of(*options: str) -> str:
@@ -298,5 +300,5 @@ def test_the_tarballs_manifest_wins_over_the_images_and_the_users_over_both(
 
 
 def test_the_platforms_folders_are_the_defaults() -> None:
-    assert (str(inference.INPUT), str(inference.OUTPUT)) == ("/input", "/output")
-    assert str(inference.MODEL_TARBALL / inference.MANIFEST_NAME) == "/opt/ml/model/manifest.toml"
+    assert (str(setting.INPUT), str(setting.OUTPUT)) == ("/input", "/output")
+    assert str(setting.MODEL_TARBALL / MANIFEST_NAME) == "/opt/ml/model/manifest.toml"

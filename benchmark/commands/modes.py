@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     from benchmark.kept_rows import check_json
     from benchmark.mode_study import measure
     from benchmark.mode_summary import tables
-    from inference import choose_device
+    from operation.setting import choose_device
     from petct.case import Tracer
     from petct.errors import CaseError
     from petct.manifest import Backend, Mode, read_manifest

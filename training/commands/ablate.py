@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from inference import choose_device
+    from operation.setting import choose_device
     from petct.manifest import read_manifest
     from segmentation.organ_maps import OrganSource
     from segmentation.weight_files import check_member_files

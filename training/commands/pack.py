@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from inference import choose_device
+    from operation.setting import choose_device
     from training.networks.recipe import read_recipe
     from training.weights.pack_members import PackingChoices
     from training.weights.pack_recipe import OrganFolder, pack_recipe

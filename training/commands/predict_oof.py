@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code: 1 when a patient is broken, 0 when patients are only left out."""
-    from inference import choose_device
+    from operation.setting import choose_device
     from petct.manifest import read_manifest
     from segmentation.organ_maps import OrganSource
     from training.networks.recipe import read_recipe

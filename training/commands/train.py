@@ -183,7 +183,7 @@ def _gpus(options: argparse.Namespace) -> tuple[str, ...]:
     """The GPUs to train on, found without a context on any of them; none for the CPU."""
     import torch
 
-    from inference import choose_device
+    from operation.setting import choose_device
 
     if options.device == "cpu":
         if options.gpus:
@@ -203,7 +203,7 @@ def _device(options: argparse.Namespace) -> torch.device:
     """The device of this process, with as many threads as it is worth."""
     import torch
 
-    from inference import choose_device
+    from operation.setting import choose_device
 
     device = choose_device(options.device)
     if options.threads or device.type == "cuda":
