@@ -1,10 +1,12 @@
 # Builds with BuildKit and with the classic builder, on python:3.11-slim-bookworm or any Debian bookworm that has
 # Python 3.11 with its venv module and certificates (python3, python3-venv, ca-certificates).
 ARG BASE_IMAGE=python:3.11-slim-bookworm
-FROM ${BASE_IMAGE}
+FROM ${BASE_IMAGE} AS product
 
 # The platform runs the image as this user: it must be in /etc/passwd and own a home.
 RUN groupadd --gid 1000 petct && useradd --uid 1000 --gid petct --create-home --shell /bin/sh petct
+# Nobody in the image needs another's rights (su, mount, passwd).
+RUN find / -xdev -type f -perm /6000 -exec chmod ug-s {} +
 
 # Debian forbids pip outside a virtual environment; one works on every base.
 RUN python3 -c "import sys; sys.exit(sys.version_info[:2] != (3, 11) and 'base image: Python must be 3.11, got ' + sys.version)" \
@@ -12,8 +14,11 @@ RUN python3 -c "import sys; sys.exit(sys.version_info[:2] != (3, 11) and 'base i
 ENV PATH=/opt/venv/bin:${PATH}
 
 WORKDIR /opt/app
-COPY requirements.txt constraints.txt ./
-RUN python -m pip install --no-cache-dir --disable-pip-version-check --requirement requirements.txt
+COPY requirements.txt requirements.lock requirements-build.lock ./
+# Every file by its SHA-256; what comes as source is built with what is locked, too.
+RUN pip="python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes" \
+    && $pip --requirement requirements-build.lock \
+    && $pip --no-build-isolation --requirement requirements.lock
 
 # The root file system is read-only on the platform, the home included: every cache goes to /tmp.
 ENV LANG=C.UTF-8 \
@@ -30,7 +35,7 @@ ENV LANG=C.UTF-8 \
     TRITON_CACHE_DIR=/tmp/cache/triton \
     CUDA_CACHE_PATH=/tmp/cache/cuda
 
-COPY inference.py ./
+COPY inference.py pyproject.toml ./
 COPY operation operation
 COPY petct petct
 COPY segmentation segmentation
@@ -48,4 +53,13 @@ LABEL org.opencontainers.image.title="psma-fdg-ttb" \
       org.opencontainers.image.base.name="${BASE_IMAGE}"
 
 USER petct
-ENTRYPOINT ["python", "/opt/app/inference.py"]
+ENTRYPOINT ["python", "-P", "/opt/app/operation/first_process.py"]
+
+# build.sh --api invoke: one process for many cases, asked over HTTP.
+FROM product AS invoke
+LABEL org.grand-challenge.api-method="invoke"
+EXPOSE 4743
+CMD ["serve"]
+
+# build.sh, and what is built without a target: one process for one case. The platform takes no label for this one.
+FROM product AS exec

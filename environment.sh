@@ -22,9 +22,9 @@ find_python() {
     return 1
 }
 
-# ensure_environment REQUIREMENTS_FILE: does nothing when what the pinned files say is installed already.
+# ensure_environment REQUIREMENTS_FILE: installs what its lock says, unless that is installed already.
 ensure_environment() {
-    local requirements=$1 marker=.venv/installed-$1.sha256 python
+    local requirements=$1 marker=.venv/installed-$1.sha256 python lock
     if [ -f "$marker" ] && sha256sum --check --status "$marker"; then
         return
     fi
@@ -37,6 +37,9 @@ ensure_environment() {
         fi
     fi
     echo "Installing $requirements into .venv (about 4 GB of downloads the first time)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement "$requirements" || return
-    sha256sum constraints.txt requirements*.txt >"$marker"
+    for lock in requirements-build.lock "${requirements%.txt}.lock"; do # what packages are built with comes first
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-build-isolation \
+            --requirement "$lock" || return
+    done
+    sha256sum constraints.txt requirements*.txt requirements*.lock >"$marker"
 }

@@ -5,46 +5,43 @@ After Dujardin and Blanc-Durand, "Anatomy-Informed Deep Learning for Dual-Tracer
 
 from __future__ import annotations
 
-import argparse
-import io
 import logging
-import math
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 import torch
 
-from operation.setting import Setting, add_options, choose_setting
-from operation.timings import write_timings
+from operation import command_line
+from operation.ending import leave
+from operation.memory_plan import plan_memory
+from operation.recording import Recording
+from operation.setting import Setting, choose_pace
 from petct.case import Case, Scan, Tracer
 from petct.channels import ScanChannels
-from petct.errors import CaseError, one_line
 from petct.folders import read_case
 from petct.geometry import Grid, grid_of, resample_labels, to_array
-from petct.manifest import Manifest, Mode, TracerSettings
+from petct.manifest import Manifest, Mode, OrganSettings, TracerSettings
 from petct.mask_check import Uptake
 from petct.organs import collapse
-from petct.output import prepare_output, write_masks
+from petct.output import write_masks
 from petct.plausible import warn_of_other_tracer
-from petct.stages import add, seconds_since_start, stage, stage_seconds
+from petct.stages import stage
 from postprocessing.lesions import label_lesions
 from postprocessing.refine import refine
 from postprocessing.regrow import regrow
 from postprocessing.threshold import threshold
-from segmentation.beside_networks import AtOnce, Background, beside_networks, one_ahead
-from segmentation.ensemble import Inputs, Running, ScanEnsemble
+from segmentation.beside_networks import AtOnce, beside_networks
+from segmentation.ensemble import Running, ScanEnsemble
+from segmentation.memory_use import MemoryUse
 from segmentation.organ_maps import OrganSource, needs_totalsegmentator, organ_maps
+from segmentation.pace import Pace
 from segmentation.totalsegmentator import check_organ_weights
+from segmentation.turns import predict_in_turn
 from segmentation.weight_files import check_member_files
 
 log = logging.getLogger("inference")
@@ -87,6 +84,19 @@ class Predicted:
     organs: npt.NDArray[np.uint8]
     probabilities: npt.NDArray[np.float32]
 
+    @classmethod
+    def of(cls, prepared: Prepared, *, probabilities: npt.NDArray[np.float32]) -> Predicted:
+        """A scan with what the ensemble says about it, (3, z, y, x)."""
+        scan = prepared.scan
+        return cls(
+            grid=grid_of(scan.pet),
+            pet_suv=to_array(scan.pet),
+            suv_threshold=scan.suv_threshold,
+            labels=prepared.labels,
+            organs=prepared.organs,
+            probabilities=probabilities,
+        )
+
 
 @dataclass(frozen=True)
 class Segmented:
@@ -106,15 +116,27 @@ class Segmented:
 
 
 def segment_case(
-    case: Case, *, manifest: Manifest, organ_source: OrganSource, device: torch.device
+    case: Case,
+    *,
+    manifest: Manifest,
+    organ_source: OrganSource,
+    device: torch.device,
+    pace: Pace | None = None,
 ) -> dict[Tracer, Segmented]:
     """The method: PSMA, then FDG, then FDG refined by PSMA.
 
     While a network computes, one thread makes ready what the next ones see and outlines the disease of the scan before.
+
+    Args:
+        case: The case.
+        manifest: Networks and rules.
+        organ_source: Where organ maps come from.
+        device: Where the networks run.
+        pace: Decides what of the ensembles is run, and knows it afterwards; all is when None.
     """
     maps = organ_maps(
         [case.psma, case.fdg],
-        settings=manifest.organs,
+        settings=organ_settings(case, manifest=manifest, organ_source=organ_source, device=device, pace=pace),
         source=organ_source,
         device=device,
         crop_to_body=manifest.mode is Mode.FAST,
@@ -122,15 +144,24 @@ def segment_case(
     for tracer, organs in maps.items():
         if needs_totalsegmentator(case.scan(tracer), source=organ_source):  # given maps were looked at when read
             warn_of_other_tracer(case.scan(tracer).pet, organs=organs, tracer=tracer, where=f"{tracer.name} PET")
-    with beside_networks(voxels=max(math.prod(case.scan(tracer).pet.GetSize()) for tracer in Tracer)) as background:
+    memory = plan_memory(case, organs=maps, manifest=manifest, device=device)
+    device = torch.device("cpu") if memory.is_network_on_host else device
+    with beside_networks(is_overlapped=memory.is_overlapped) as background:
         scans = [
-            prepare_scan(case.scan(tracer), organs=maps[tracer], manifest=manifest, device=device, is_everywhere=False)
+            prepare_scan(
+                case.scan(tracer),
+                organs=maps[tracer],
+                manifest=manifest,
+                device=device,
+                is_everywhere=False,
+                memory=memory,
+            )
             for tracer in Tracer
         ]
-        inputs = one_ahead(chain.from_iterable(scan.ensemble.inputs() for scan in scans), background=background)
         outlined = []
+        in_turn = predict_in_turn([scan.ensemble for scan in scans], background=background, pace=pace)
         for scan in scans:
-            predicted = predict(scan, inputs=inputs, background=background)
+            predicted = Predicted.of(scan, probabilities=next(in_turn))
             settings = manifest.tracer(scan.scan.tracer)
             outlined.append(background.submit(outline, predicted, tracer=scan.scan.tracer, settings=settings))
             del predicted
@@ -139,42 +170,65 @@ def segment_case(
 
 
 def prepare_scan(
-    scan: Scan, *, organs: sitk.Image, manifest: Manifest, device: torch.device, is_everywhere: bool
+    scan: Scan,
+    *,
+    organs: sitk.Image,
+    manifest: Manifest,
+    device: torch.device,
+    is_everywhere: bool,
+    memory: MemoryUse | None = None,
 ) -> Prepared:
     """One scan made ready for the ensemble: organs on the PET's grid, and how its channels are built."""
-    settings = manifest.tracer(scan.tracer)
     with stage("channels"):
         labels = to_array(resample_labels(organs, grid_of(scan.pet)))
         organ_classes = collapse(labels)
-    ensemble = ScanEnsemble(
-        ScanChannels(scan.pet, ct=scan.ct, organs=organ_classes, suv_threshold=scan.suv_threshold),
-        members=settings.members,
-        running=Running.of(manifest, device=device),
-        reach_mm=settings.regrow_radius_mm,
-        is_everywhere=is_everywhere,
-        name=scan.tracer.name,
+    ensemble = ensemble_on(
+        scan, organs=organ_classes, manifest=manifest, device=device, is_everywhere=is_everywhere, memory=memory
     )
     return Prepared(scan=scan, labels=labels, organs=organ_classes, ensemble=ensemble)
 
 
-def predict(prepared: Prepared, *, inputs: Iterator[Inputs], background: Background) -> Predicted:
-    """One scan's probabilities, where they matter to its mask."""
-    scan = prepared.scan
-    return Predicted(
-        grid=grid_of(scan.pet),
-        pet_suv=to_array(scan.pet),
-        suv_threshold=scan.suv_threshold,
-        labels=prepared.labels,
-        organs=prepared.organs,
-        probabilities=prepared.ensemble.predict(inputs, background=background),
+def ensemble_on(
+    scan: Scan,
+    *,
+    organs: npt.NDArray[np.uint8] | None,
+    manifest: Manifest,
+    device: torch.device,
+    is_everywhere: bool,
+    memory: MemoryUse | None = None,
+) -> ScanEnsemble:
+    """The ensemble on a scan, whose organs are the eight classes on the PET's grid; without, work is only counted."""
+    settings = manifest.tracer(scan.tracer)
+    return ScanEnsemble(
+        ScanChannels(scan.pet, ct=scan.ct, organs=organs, suv_threshold=scan.suv_threshold),
+        members=settings.members,
+        running=Running.of(manifest, device=device, memory=memory),
+        reach_mm=settings.regrow_radius_mm,
+        is_everywhere=is_everywhere,
+        name=scan.tracer.name,
     )
+
+
+def organ_settings(
+    case: Case, *, manifest: Manifest, organ_source: OrganSource, device: torch.device, pace: Pace | None
+) -> OrganSettings:
+    """How organs are found, in no more time than the networks leave."""
+    lacking = [tracer for tracer in Tracer if needs_totalsegmentator(case.scan(tracer), source=organ_source)]
+    if pace is None or not pace.is_hurried or not lacking:
+        return manifest.organs
+    scans = [
+        ensemble_on(case.scan(tracer), organs=None, manifest=manifest, device=device, is_everywhere=False)
+        for tracer in Tracer
+    ]
+    timeout_s = pace.organ_timeout_s(manifest.organs.timeout_s, scans=scans, cts=len(lacking))
+    return replace(manifest.organs, timeout_s=timeout_s)
 
 
 def predict_scan(scan: Scan, *, organs: sitk.Image, manifest: Manifest, device: torch.device) -> Predicted:
     """One scan's probabilities in every voxel, for those who study them."""
     prepared = prepare_scan(scan, organs=organs, manifest=manifest, device=device, is_everywhere=True)
-    inputs = one_ahead(prepared.ensemble.inputs(), background=AtOnce())
-    return predict(prepared, inputs=inputs, background=AtOnce())
+    (probabilities,) = predict_in_turn([prepared.ensemble], background=AtOnce(), pace=None)
+    return Predicted.of(prepared, probabilities=probabilities)
 
 
 @stage("postprocess")
@@ -227,82 +281,48 @@ def report(name: str, tracer: Tracer, *, mask: npt.NDArray[np.bool_], grid: Grid
     log.info("%s %s: %d lesions, TTB %.1f mL, %.1f s", tracer.name, name, lesions, volume_ml, seconds)
 
 
-def run_case(setting: Setting, *, case_folder: Path, output: Path) -> None:
+def run_case(setting: Setting, *, case_folder: Path, output: Path, record: Recording, started_s: float) -> None:
     """Read, check, segment, write.
 
     Args:
         setting: What stays the same from case to case.
         case_folder: The case.
         output: Where the masks go, after `prepare_output`.
+        record: Is told what there is, as soon as it is there.
+        started_s: When the case started, by `time.monotonic`; its time limit counts from here.
 
     Raises:
         CaseError: The case, or a file that the manifest names, is refused.
     """
-    start_s = time.monotonic()
+    setting = record.take_setting(setting)
     manifest = setting.manifest
     with stage("read"):
-        case = read_case(case_folder)
+        case = read_case(case_folder, found=record.take_files)
         for tracer in Tracer:
             for member in manifest.tracer(tracer).members:
                 check_member_files(member)
             if needs_totalsegmentator(case.scan(tracer), source=setting.organ_source):
                 check_organ_weights(manifest.organs, where=f"{tracer.name} organs")
-    segmented = segment_case(case, manifest=manifest, organ_source=setting.organ_source, device=setting.device)
+    record.take_case(case)
+    pace = choose_pace(setting, replayed=record.executed_then, started_s=started_s)
+    segmented = segment_case(
+        case, manifest=manifest, organ_source=setting.organ_source, device=setting.device, pace=pace
+    )
+    record.take_executed(pace.executed)
+    masks = {tracer: (scan.ttb, scan.grid) for tracer, scan in segmented.items()}
+    record.take_masks(masks)
     with stage("write"):
-        masks = {tracer: (scan.ttb, scan.grid) for tracer, scan in segmented.items()}
         uptake = {tracer: Uptake(segmented[tracer].pet_suv, case.scan(tracer).suv_threshold) for tracer in Tracer}
         paths = write_masks(masks, folder=output, uptake=uptake)
     for tracer, path in paths.items():
         log.info("%s mask: %s", tracer.name, path)
-    log.info("%s: done in %.1f s", case.name, time.monotonic() - start_s)
-
-
-def run(options: argparse.Namespace) -> None:
-    """One case, as the options say."""
-    prepare_output(options.output)  # first, so that no refusal leaves an earlier run's masks to be taken for this one's
-    setting = choose_setting(options)
-    run_case(setting, case_folder=options.input, output=options.output)
-    if options.timings is not None:
-        write_timings(options.timings, setting=setting)
+    log.info("%s: done in %.1f s", case.name, time.monotonic() - started_s)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; without arguments, what the platform runs. Returns the exit code."""
-    parser = argparse.ArgumentParser(description="PSMA + FDG PET/CT in, one total-tumour-burden mask per tracer out.")
-    add_options(parser)
-    parser.add_argument("--timings", type=Path, help="write here, as JSON, how long each stage took")
-    options = parser.parse_args(arguments)
-    add("imports", seconds_since_start() - sum(stage_seconds().values()))
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # bytes that are not UTF-8 would end a job on the platform
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
-    )
-    # The platform flags everything on stderr of a good run, so libraries' warnings go to the log.
-    logging.captureWarnings(True)
-    # As a container's first process Python would not hear SIGTERM at all; leaving through an exception cleans up.
-    before = signal.signal(signal.SIGTERM, _stop)
-    try:
-        run(options)
-    except CaseError as error:
-        # The platform shows a user the last line of stderr and nothing else.
-        print(error, file=sys.stderr)
-        return 1
-    except Exception as error:
-        log.exception("failed")
-        message = one_line(f"{type(error).__name__}: {error}")
-        print(f"inference: must not fail on a case that passed all checks, got {message}", file=sys.stderr)
-        return 2
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return 0
-
-
-def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
-    print("inference: must end by itself, got SIGTERM (a time limit, or somebody stopped it)", file=sys.stderr)
-    sys.exit(143)
+    return command_line.main(sys.argv[1:] if arguments is None else arguments, run_case=run_case)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -14,7 +14,7 @@ from petct.errors import CaseError
 
 DEFAULT_COMMAND = "case"
 # Modules of benchmark.commands; only the one that is asked for is imported.
-COMMANDS = (DEFAULT_COMMAND, "report", "modes", "growth", "networks", "organs")
+COMMANDS = (DEFAULT_COMMAND, "report", "modes", "growth", "networks", "organs", "served", "deadlines")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import torch
 
+from operation.deadline import Deadline
 from petct.errors import CaseError
 from petct.manifest import MANIFEST_NAME, Backend, Manifest, Mode, read_manifest
+from segmentation.fold_runs import Executed
 from segmentation.organ_maps import OrganSource
+from segmentation.pace import Pace, Replayed, Unhurried
 
 INPUT = Path("/input")
 OUTPUT = Path("/output")
@@ -68,8 +71,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode",
         choices=[mode.value for mode in Mode],
-        help="exact: nnU-Net's own windows; balanced: those of the body where that saves half; fast: fewer still, at most two mirrorings "
-        "(the manifest's)",
+        help="exact: nnU-Net's own windows; balanced: those of the body where that saves half; fast: fewer still, at "
+        "most two mirrorings (the manifest's)",
     )
     parser.add_argument(
         "--backend", choices=[backend.value for backend in Backend], help="what computes networks (the manifest's)"
@@ -148,3 +151,18 @@ def choose_time_limit(wanted: str | None) -> float | None:
     if not (math.isfinite(seconds) and seconds > 0):
         raise CaseError(where, f"time limit must be seconds above 0, or {_NO_LIMIT}", repr(text))
     return seconds
+
+
+def choose_pace(setting: Setting, *, replayed: Executed | None, started_s: float) -> Pace:
+    """What decides how much of the ensembles is run: a record of an earlier run, the clock, or nothing.
+
+    Args:
+        setting: What stays the same from case to case.
+        replayed: What an earlier run did, if that is to be done again.
+        started_s: When the case started, by `time.monotonic`.
+    """
+    if replayed is not None:
+        return Replayed(replayed)
+    if setting.time_limit_s is None:
+        return Unhurried()
+    return Deadline(setting.time_limit_s, started_s=started_s)

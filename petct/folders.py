@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,11 +26,12 @@ TRUTH_STEM = "TTB"
 CORRECTED_STEM = "TTB_fixed"  # a corrected annotation, beside the original
 
 
-def read_case(folder: Path) -> Case:
+def read_case(folder: Path, *, found: Callable[[Mapping[Tracer, ScanFiles]], None] | None = None) -> Case:
     """Read and check a case in the platform's layout or the training set's, whichever the folder holds.
 
     Args:
         folder: The platform's input folder, or one patient's folder with PSMA/ and FDG/. It may be a link.
+        found: Told of the files before any of them is read.
 
     Returns:
         The case, named after its folder.
@@ -38,6 +40,8 @@ def read_case(folder: Path) -> Case:
         CaseError: The folder holds neither layout or both, or a file is missing or breaks a rule.
     """
     files = find_files(folder)
+    if found is not None:
+        found(files)
     # Unpacking is most of reading, and two threads unpack side by side.
     with ThreadPoolExecutor(len(Tracer)) as threads:
         psma, fdg = threads.map(read_scan, (files[Tracer.PSMA], files[Tracer.FDG]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,9 +15,10 @@ from petct.case import Tracer
 from petct.errors import CaseError
 from petct.geometry import Grid, to_image
 from petct.mask_check import Mask, Uptake, check_mask_file
+from petct.mask_places import FDG_FOLDER, HIDDEN_NAME, MASK_NAME, PSMA_FOLDER, take_away_masks
+from petct.temporary import temporary_folder, why_unwritable
 
-MASK_FOLDERS: Mapping[Tracer, str] = {Tracer.PSMA: "images/psma-pet-ttb", Tracer.FDG: "images/fdg-pet-ttb"}
-MASK_NAME = "ttb.mha"
+MASK_FOLDERS: Mapping[Tracer, str] = {Tracer.PSMA: PSMA_FOLDER, Tracer.FDG: FDG_FOLDER}
 
 
 def prepare_output(output: Path) -> None:
@@ -40,7 +40,7 @@ def prepare_output(output: Path) -> None:
     for folder in (output, output / "images", *(output / place for place in MASK_FOLDERS.values())):
         if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
             raise CaseError(str(folder), "output must be a folder that can be written to")
-    ours = {MASK_NAME, _hidden(MASK_NAME)}
+    ours = {MASK_NAME, HIDDEN_NAME}
     for place in MASK_FOLDERS.values():
         foreign = sorted(path.name for path in (output / place).glob("*") if path.name not in ours)
         if foreign:
@@ -70,26 +70,27 @@ def write_masks(
         ValueError: A mask or a PET is not of its grid's shape, or a mask not boolean.
     """
     targets = {tracer: folder / MASK_FOLDERS[tracer] / MASK_NAME for tracer in masks}
-    with tempfile.TemporaryDirectory(prefix="ttb-") as staging:
+    with temporary_folder("ttb-") as staging:
         staged = {
             tracer: _stage(
                 mask,
                 grid=grid,
                 uptake=None if uptake is None else uptake[tracer],
-                file=Path(staging) / f"{tracer}.mha",
+                file=staging / f"{tracer}.mha",
             )
             for tracer, (mask, grid) in masks.items()
         }
-        placed: list[Path] = []
         try:
             for tracer, target in targets.items():
-                _publish(staged[tracer], target)
-                placed.append(target)
+                _bring(staged[tracer], target)
+            # Nothing but renaming is left, so that hardly any time lies between the first mask and the last.
+            for target in targets.values():
+                _show(target)
             for target in targets.values():
                 _check_alone(target)
         except BaseException:
-            for target in placed:
-                target.unlink(missing_ok=True)
+            # All of them: a signal may strike between the renaming of a mask and any note of it.
+            take_away_masks(folder)
             raise
     return targets
 
@@ -104,27 +105,36 @@ def _stage(mask: Mask, *, grid: Grid, uptake: Uptake | None, file: Path) -> Path
         sitk.WriteImage(image, str(file), useCompression=True)
     except RuntimeError as error:
         raise CaseError(file.name, f"mask must be writable to {file.parent}", str(error).splitlines()[-1]) from error
-    check_mask_file(file, mask=mask, grid=grid, uptake=uptake)
+    try:
+        check_mask_file(file, mask=mask, grid=grid, uptake=uptake)
+    except CaseError as error:
+        if (reason := why_unwritable(file.parent)) is not None:  # ITK does not notice a disk that is full
+            raise CaseError(file.name, f"mask must be writable to {file.parent}", reason) from error
+        raise
     return file
 
 
-def _publish(staged: Path, target: Path) -> None:
-    """Copy a checked file to its place; no name that anyone looks at ever holds part of it.
+def _bring(staged: Path, target: Path) -> None:
+    """Copy a checked file beside its place; no name that anyone looks at ever holds part of it.
 
     It is renamed within the folder, because a rename from /tmp, another file system, is not atomic.
     """
-    hidden = target.with_name(_hidden(target.name))
+    hidden = target.with_name(HIDDEN_NAME)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(staged, hidden)
-        if not filecmp.cmp(staged, hidden, shallow=False):
-            raise CaseError(str(target), "mask must arrive as it was checked", "other bytes")
-        os.replace(hidden, target)
+        is_same = filecmp.cmp(staged, hidden, shallow=False)
     except OSError as error:
         raise CaseError(str(target), "mask must be writable", error.strerror) from error
-    finally:
-        if hidden.exists():
-            hidden.unlink()
+    if not is_same:
+        raise CaseError(str(target), "mask must arrive as it was checked", "other bytes")
+
+
+def _show(target: Path) -> None:
+    try:
+        os.replace(target.with_name(HIDDEN_NAME), target)
+    except OSError as error:
+        raise CaseError(str(target), "mask must be writable", error.strerror) from error
 
 
 def _check_alone(target: Path) -> None:
@@ -132,10 +142,6 @@ def _check_alone(target: Path) -> None:
     others = sorted(path.name for path in target.parent.iterdir() if path.name != target.name)
     if others or target.is_symlink():
         raise CaseError(str(target.parent), f"must hold nothing but {target.name}", ", ".join(others[:5]) or "a link")
-
-
-def _hidden(name: str) -> str:
-    return f".{name}.partial"
 
 
 def mask_file(output: Path, tracer: Tracer) -> Path:

@@ -1,4 +1,4 @@
-"""How long each stage of a run took, whichever thread it ran in, and how often what is worth counting was done."""
+"""How long each stage of a run took, in whichever thread, to which peak of memory, and how often things were done."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from petct.memory import peak_bytes
+
 _seconds: dict[str, float] = {}
+_peak_bytes: dict[str, int] = {}
 _counts: dict[str, int] = {}
 _lock = threading.Lock()
 _running = threading.local()
@@ -38,14 +41,22 @@ def stage(name: str) -> Iterator[None]:
 
 def add(name: str, seconds: float) -> None:
     """Add to a stage a time that was taken elsewhere."""
+    peak = peak_bytes()
     with _lock:
         _seconds[name] = _seconds.get(name, 0.0) + seconds
+        _peak_bytes[name] = max(peak, _peak_bytes.get(name, 0))
 
 
 def stage_seconds() -> dict[str, float]:
     """Seconds of every stage since the process started or since `reset`, in the order in which they ended first."""
     with _lock:
         return dict(_seconds)
+
+
+def stage_peak_bytes() -> dict[str, int]:
+    """Most memory that the process held until the end, the last one, of every stage; in their order."""
+    with _lock:
+        return dict(_peak_bytes)
 
 
 def seconds_since_start() -> float:
@@ -70,4 +81,5 @@ def reset() -> None:
     """Start to count anew."""
     with _lock:
         _seconds.clear()
+        _peak_bytes.clear()
         _counts.clear()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
 from petct.channels import OrganEncoding, channel_names
 from petct.memory import free_bytes
+from segmentation.short_memory import Relief, Reliefs
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,10 @@ class Background(Protocol):
 
     def submit(self, work: Callable[P, T], /, *arguments: P.args, **options: P.kwargs) -> Future[T]:
         """Hand in a piece of work."""
+        ...
+
+    def make_room(self) -> Relief | None:
+        """Take no memory beside the networks from now on; None if that is so already."""
         ...
 
 
@@ -41,12 +46,46 @@ class AtOnce:
             done.set_exception(error)
         return done
 
+    def make_room(self) -> Relief | None:
+        """Nothing: no memory is held for later."""
+        return None
+
 
 class OneThread(ThreadPoolExecutor):
     """One thread. On leaving it, what has not been started is dropped."""
 
     def __init__(self) -> None:
         super().__init__(max_workers=1, thread_name_prefix="beside")
+        self._last: Future[Any] | None = None
+        self._is_at_rest = False
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether everything is done where it is handed in from now on, because memory is short."""
+        return self._is_at_rest
+
+    def submit(self, work: Callable[P, T], /, *arguments: P.args, **options: P.kwargs) -> Future[T]:
+        """Hand in a piece of work; at rest, do it."""
+        if self._is_at_rest:
+            self.finish()
+            return AtOnce().submit(work, *arguments, **options)
+        submitted = super().submit(work, *arguments, **options)
+        self._last = submitted
+        return submitted
+
+    def finish(self) -> None:
+        """Wait until all that was handed in is done; what it raised is raised to those who ask for its result."""
+        if self._last is not None:
+            wait([self._last])  # pieces are done in order
+            self._last = None
+
+    def make_room(self) -> Relief | None:
+        """Finish what is being done, and do no more beside the networks: to be called by who hands work in."""
+        if self._is_at_rest:
+            return None
+        self.finish()
+        self._is_at_rest = True
+        return Relief("nothing is done beside the networks any more")
 
     def __exit__(self, *_: object) -> None:
         self.shutdown(wait=True, cancel_futures=True)
@@ -55,33 +94,55 @@ class OneThread(ThreadPoolExecutor):
 def one_ahead(work: Iterable[Callable[[], T]], *, background: Background) -> Iterator[T]:
     """The results of pieces of work, in order; while one is used, the next is made.
 
-    With `AtOnce` each is made when it is asked for, because nothing could be done beside it.
+    With `AtOnce` each is made when it is asked for, because nothing could be done beside it. So it is with any other
+    background once memory was short; a piece that found none left is made again then.
     """
-    if isinstance(background, AtOnce):
-        for piece in work:
-            yield piece()
-        return
-    ahead: Future[T] | None = None
+    ahead: tuple[Callable[[], T], Future[T]] | None = None
     for piece in work:
-        begun = background.submit(piece)
+        if ahead is None and not _is_beside(background):
+            yield piece()
+            continue
+        begun = background.submit(piece) if _is_beside(background) else None
         if ahead is not None:
-            yield ahead.result()
-        ahead = begun
+            yield _result(*ahead, background=background)
+        if begun is None:
+            yield piece()
+        ahead = None if begun is None else (piece, begun)
     if ahead is not None:
-        yield ahead.result()
+        yield _result(*ahead, background=background)
+
+
+def _is_beside(background: Background) -> bool:
+    return isinstance(background, OneThread) and not background.is_at_rest
+
+
+def _result(piece: Callable[[], T], made: Future[T], *, background: Background) -> T:
+    """What a piece of work makes, by itself where there was no memory for it beside the networks."""
+    results = [made.result]
+    reliefs = Reliefs("beside the networks", on_gpu=[], on_host=[background.make_room])
+    return reliefs.run(lambda: results.pop()() if results else piece(), what="what the networks see")
 
 
 @contextmanager
-def beside_networks(*, voxels: int) -> Iterator[Background]:
+def beside_networks(*, voxels: int | None = None, is_overlapped: bool | None = None) -> Iterator[Background]:
     """A thread for what can be done while networks compute, or, where memory is short, no thread.
 
     Args:
-        voxels: Number of voxels of the larger PET.
+        voxels: Number of voxels of the larger PET, by which it is chosen unless `is_overlapped` says it.
+        is_overlapped: Whether there is a thread.
+
+    Raises:
+        ValueError: Neither is given.
     """
-    # Twice over: one network's channels, and as much again while they are made.
-    needed_bytes = 2 * voxels * len(channel_names(OrganEncoding.BINARY)) * np.float32().nbytes
-    if needed_bytes > free_bytes() // 2:
-        log.info("memory is short: nothing is done beside the networks")
+    if is_overlapped is None:
+        if voxels is None:
+            raise ValueError("voxels or is_overlapped must be given")
+        # Twice over: one network's channels, and as much again while they are made.
+        needed_bytes = 2 * voxels * len(channel_names(OrganEncoding.BINARY)) * np.float32().nbytes
+        is_overlapped = needed_bytes <= free_bytes() // 2
+        if not is_overlapped:
+            log.info("memory is short: nothing is done beside the networks")
+    if not is_overlapped:
         yield AtOnce()
         return
     with OneThread() as background:

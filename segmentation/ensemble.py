@@ -4,100 +4,62 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from petct.channels import ClipHU, OrganEncoding, ScanChannels, channels_of
-from petct.errors import CaseError
-from petct.labels import Label
-from petct.manifest import Backend, Manifest, Member, Mode
+from petct.manifest import Member, Mode
 from segmentation.beside_networks import Background
-from segmentation.crop import WORTH_WINDOWS, Surroundings, look_around, network_region, scan_box, visible_box
-from segmentation.export import add_probabilities
-from segmentation.needed import Needed
-from segmentation.networks import choose_backend, choose_precision, open_folds
+from segmentation.crop import Surroundings
+from segmentation.member_run import MemberRun
+from segmentation.networks import open_folds
+from segmentation.pace import FoldTask, FoldWork, Pace, Unhurried
 from segmentation.packed_model import PackedModel, read_packed_model
-from segmentation.plans import Recipe, Resampling, read_recipe
-from segmentation.preprocessing import Placement, Preprocessed, ScanPreprocessor
-from segmentation.resampling import Box
-from segmentation.sliding_window import all_mirrorings, predict_logits
+from segmentation.plans import Recipe, read_recipe
+from segmentation.preprocessing import Preprocessed, ScanPreprocessor
+from segmentation.probability_sum import ProbabilitySum
+from segmentation.running import Running, mirrorings_of
+from segmentation.scan_view import ScanView
+
+__all__ = ["Inputs", "Running", "ScanEnsemble", "mirrorings_of"]
 
 log = logging.getLogger(__name__)
 
 Float = npt.NDArray[np.float32]
 
-FAST_MIRRORINGS = 2
-FAST_TILE_STEP = 0.75
-_LEFT_RIGHT = 2  # the array axis along which the two sides of a patient look most alike
-# How many of the network's voxels away a spline of an order feels a voxel, to float32's precision.
-_REACH = {0: 1, 1: 1, 2: 12, 3: 16, 4: 20, 5: 24}
+_SHORT_S = 1.0  # a window that takes no longer is timed again, because the first one is always slower
 
 
 @dataclass(frozen=True)
-class Running:
-    """How the networks are run.
+class _Member:
+    """A member's model, how its scan is preprocessed, and its folds."""
 
-    Attributes:
-        mode: How much work a case is given.
-        backend: PyTorch or OpenVINO.
-        mirroring: Whether to average over the mirrorings that a member was trained with.
-        tile_step: Step of the sliding window as a fraction of the patch, in (0, 1].
-        device: Where the networks run.
-    """
-
-    mode: Mode
-    backend: Backend
-    mirroring: bool
-    tile_step: float
-    device: torch.device
-
-    @classmethod
-    def of(cls, manifest: Manifest, *, device: torch.device) -> Running:
-        """What a manifest says, on a device.
-
-        Raises:
-            CaseError: The manifest asks for OpenVINO, which is not there or not for the device.
-        """
-        backend = choose_backend(manifest.backend, device=device)
-        return cls(manifest.mode, backend, manifest.mirroring, manifest.tile_step, device)
+    model: PackedModel
+    recipe: Recipe
+    works: tuple[FoldWork, ...]
 
     @property
-    def window_step(self) -> float:
-        """Step of the sliding window in this mode, in (0, 1]."""
-        return max(self.tile_step, FAST_TILE_STEP) if self.mode is Mode.FAST else self.tile_step
+    def seen(self) -> tuple[OrganEncoding, ClipHU | None]:
+        """What tells its channels from others'."""
+        return _seen(self.model)
 
-    def __str__(self) -> str:
-        seen = {
-            Mode.EXACT: "nnU-Net's own windows of the whole scan, all mirrorings",
-            Mode.BALANCED: "windows of the body only, where that saves half of them, all mirrorings",
-            Mode.FAST: f"windows of the body near what can be disease, {FAST_TILE_STEP:g} of a window apart, at most "
-            f"{FAST_MIRRORINGS} mirrorings",
-        }[self.mode]
-        if self.backend is Backend.OPENVINO:
-            return f"{self.mode}: {seen}; OpenVINO, {choose_precision(self.mode, backend=self.backend)}"
-        return f"{self.mode}: {seen}; PyTorch, {'float16' if self.device.type == 'cuda' else 'float32'}"
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Members that see the same channels."""
-
-    encoding: OrganEncoding
-    clip: ClipHU | None
-    members: list[tuple[PackedModel, Recipe]]
+    @property
+    def tasks(self) -> tuple[FoldTask, ...]:
+        """Its folds."""
+        return tuple(work.task for work in self.works)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the members of a group see, one entry each, and what is asked of them."""
+    """What the members of a group see, one entry each, and what is asked of them; nothing if none is wanted."""
 
     seen: list[Preprocessed]
-    surroundings: Surroundings
+    surroundings: Surroundings | None
 
 
 class ScanEnsemble:
@@ -128,149 +90,201 @@ class ScanEnsemble:
     ) -> None:
         if not members:
             raise ValueError("an ensemble must have at least one member")
+        self._members = tuple(members)
         self._scan = scan
-        self._running = running
-        self._reach_mm = reach_mm
+        self._view = ScanView(scan, reach_mm=reach_mm, is_everywhere=is_everywhere)
         self._is_everywhere = is_everywhere
-        self._name = name
-        self._preprocessor = ScanPreprocessor(scan.grid, scan.build, device=running.device)
-        self._surroundings: Surroundings | None = None
-        self._total_weight = sum(member.weight for member in members)
-        models = [(model, _recipe(model)) for model in map(read_packed_model, members)]
-        # Members that see the same channels follow each other, so that only one set of channels is held at a time.
-        self._groups = [
-            _Group(*seen, [pair for pair in models if _seen(pair[0]) == seen])
-            for seen in dict.fromkeys(_seen(model) for model, _ in models)
-        ]
+        self.name = name
+        self.running = running
+        self._preprocessor = ScanPreprocessor(
+            scan.grid,
+            scan.build,
+            device=running.device,
+            does_remember=running.memory.are_channels_remembered,
+        )
+        self._groups = _groups(members, name=name, is_group_held=running.memory.is_group_held)
+        self._begun: deque[MemberRun] = deque()
+        self._has_said = False
 
-    def inputs(self) -> Iterator[Callable[[], Inputs]]:
-        """Pieces of work that make what `predict` wants, in its order; they may run in another thread, one by one."""
+    @property
+    def voxels(self) -> int:
+        """How many voxels the PET has."""
+        return int(np.prod(self._scan.grid.shape_zyx))
+
+    def folds(self) -> list[FoldWork]:
+        """Its folds, in the order in which they are averaged."""
+        return [work for group in self._groups for member in group for work in member.works]
+
+    def windows(self, model: PackedModel, *, mode: Mode) -> int:
+        """How many windows a fold of the model takes in a mode; too many, if anything, before `look`."""
+        return self._view.windows(model, recipe=_recipe(model), running=replace(self.running, mode=mode))
+
+    def mirrorings(self, model: PackedModel, *, mode: Mode) -> int:
+        """How many mirrorings a model is asked for in a mode."""
+        return len(mirrorings_of(model, running=replace(self.running, mode=mode)))
+
+    @property
+    def has_looked(self) -> bool:
+        """Whether windows in the present mode are counted exactly."""
+        return self._view.has_looked(has_body=self.running.mode is not Mode.EXACT)
+
+    def look(self) -> None:
+        """Find the body and what is needed, so that windows can be counted."""
+        self._view.look(has_body=True)
+
+    def time_window(self, work: FoldWork) -> float:
+        """Open a fold's network and run windows of noise: seconds of one pass."""
+        model, running = work.model, self.running
+        one = replace(model, member=replace(model.member, folds=(work.task.fold,)))
+        shape = (len(channels_of(*_seen(model))), *model.configuration.patch_size)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(running.device)
+        seconds: list[float] = []
+        opened = open_folds(
+            one,
+            mode=running.mode,
+            backend=running.backend,
+            device=running.device,
+            windows_at_once=running.memory.windows_at_once,
+        )
+        for _, network in opened:  # the one fold, open while the loop runs
+            while len(seconds) < 1 or (len(seconds) < 3 and seconds[-1] < _SHORT_S):
+                started_s = time.perf_counter()
+                together = [noise] * network.at_once
+                network(together)[0].cpu()  # which waits for a GPU
+                seconds.append((time.perf_counter() - started_s) / len(together))
+        return min(seconds)
+
+    def settle(self, *, mode: Mode, first: FoldTask | None) -> None:
+        """Choose the mode, and the fold whose member is run first; before anything is made."""
+        self.running = replace(self.running, mode=mode)
         for group in self._groups:
-            yield lambda group=group: self._prepare(group)  # type: ignore[misc]
+            group.sort(key=lambda member: first not in member.tasks)
+        self._groups.sort(key=lambda group: first not in group[0].tasks)
 
-    def predict(self, inputs: Iterator[Inputs], *, background: Background) -> Float:
-        """Probabilities of the three classes.
+    def inputs(self, *, pace: Pace | None = None) -> Iterator[Callable[[], Inputs]]:
+        """Pieces of work that make what is predicted from, in its order; they may run in another thread, one by one.
 
         Args:
-            inputs: What the pieces of work of `inputs` made, in order; as many are taken as there were.
-            background: Puts away what one member says while the next is computed.
+            pace: Says for which members nothing needs to be made any more; all are when None.
+        """
+        for group in self._groups:
+            yield lambda group=group: self._prepare(group, pace=pace)  # type: ignore[misc]
 
-        Returns:
-            float32 (3, z, y, x) on the scan's grid: background, ttb, normal. They sum to 1 in every voxel where they
-            matter, and may be 0 in others unless they are wanted everywhere.
+    def predict(self, inputs: Iterator[Inputs], *, background: Background) -> Float:
+        """Probabilities of the three classes, of all members and folds: `begin` and `finish` without a clock."""
+        pace = Unhurried()
+        self.begin(inputs, background=background, pace=pace)
+        return self.finish(inputs, background=background, pace=pace)
+
+    def begin(self, inputs: Iterator[Inputs], *, background: Background, pace: Pace) -> None:
+        """Run the first fold of the first member, so that there is something to make a mask of.
+
+        Args:
+            inputs: What the pieces of work of `inputs` made, in order; the first is taken.
+            background: Puts away what one member says while the next is computed.
+            pace: Decides what is run.
 
         Raises:
             CaseError: A member's weights are not what its plans say, or its logits are not finite.
         """
-        mean = np.zeros((len(Label), *self._scan.grid.shape_zyx), dtype=np.float32)
-        added: Future[None] | None = None
-        for group in self._groups:
-            made = next(inputs)
-            for (model, _), seen in zip(group.members, made.seen, strict=True):
-                started_s = time.monotonic()
-                logits = self._fold_mean_logits(model, seen, surroundings=made.surroundings)
-                if added is not None:
-                    added.result()
-                added = background.submit(
-                    add_probabilities,
-                    mean,
-                    logits,
-                    placement=seen.placement,
-                    part=seen.part,
-                    resampling=_probability_resampling(model),
-                    weight=model.member.weight / self._total_weight,
-                    needed=None if self._is_everywhere else made.surroundings.needed,
-                    device=self._running.device,
-                )
-                folds = ", ".join(str(fold) for fold in model.member.folds)
-                log.info("%s: folds %s: %.1f s", model.where, folds, time.monotonic() - started_s)
-                del logits, seen
-            del made
-        if added is not None:
-            added.result()
-        return mean
+        self._begun = self._member_runs(self._groups[0], made=next(inputs), background=background, pace=pace)
+        if self._begun:
+            self._begun[0].run_folds(most=1)
 
-    def _prepare(self, group: _Group) -> Inputs:
-        """What the members of a group see, made once for those with equal plans."""
-        if self._surroundings is None:
-            self._surroundings = look_around(
-                self._scan, has_body=self._running.mode is not Mode.EXACT, reach_mm=self._reach_mm
+    def finish(self, inputs: Iterator[Inputs], *, background: Background, pace: Pace) -> Float:
+        """Run all the rest.
+
+        Args:
+            inputs: As in `begin`; as many are taken as are left.
+            background: Puts away what one member says while the next is computed.
+            pace: Decides what is run.
+
+        Returns:
+            float32 (3, z, y, x) on the scan's grid: background, ttb, normal. They sum to 1 in every voxel where they
+            matter, and may be 0 in others unless they are wanted everywhere. Members that were not run have no weight;
+            when none was, all is background.
+
+        Raises:
+            CaseError: A member's weights are not what its plans say, or its logits are not finite.
+        """
+        total = ProbabilitySum(
+            self._scan.grid.shape_zyx,
+            weights=[member.weight for member in self._members],
+            device=self.running.device,
+            background=background,
+        )
+        runs = self._begun
+        for number, group in enumerate(self._groups):
+            if number > 0:
+                runs = self._member_runs(group, made=next(inputs), background=background, pace=pace)
+            while runs:
+                run = runs.popleft()  # what it saw is let go of as soon as it is done
+                run.run_folds()
+                logits = run.mean_logits()
+                if logits is not None:
+                    total.add(run.model, logits, seen=run.seen, needed=run.needed)
+                del run, logits
+        return total.mean()
+
+    def _member_runs(
+        self, group: list[_Member], *, made: Inputs, background: Background, pace: Pace
+    ) -> deque[MemberRun]:
+        """The members of a group, ready to be run; none if none is wanted."""
+        if made.surroundings is None:
+            return deque()
+        return deque(
+            MemberRun(
+                member.model,
+                seen,
+                tasks=member.tasks,
+                needed=None if self._is_everywhere else made.surroundings.needed,
+                running=self.running,
+                pace=pace,
+                make_room=background.make_room,
             )
-            log.info("%s networks: %s", self._name, self._running)
-        surroundings = self._surroundings
+            for member, seen in zip(group, made.seen, strict=True)
+        )
+
+    def _prepare(self, group: list[_Member], *, pace: Pace | None) -> Inputs:
+        """What the members of a group see, made once for those with equal plans."""
+        if pace is not None and not pace.is_wanted(task for member in group for task in member.tasks):
+            return Inputs([], None)
+        surroundings = self._view.look(has_body=self.running.mode is not Mode.EXACT)
+        if not self._has_said:
+            self._has_said = True
+            log.info("%s networks: %s", self.name, self.running)
         made: dict[tuple[Recipe, tuple[int, ...] | None], Preprocessed] = {}
         seen = []
-        for model, recipe in group.members:
-            # In an exact run members with other windows see the same voxels.
-            can_be_cropped = self._running.mode is not Mode.EXACT and _probability_resampling(model).spline is not None
-            window = tuple(model.configuration.patch_size) if can_be_cropped else None
-            if (recipe, window) not in made:
-                made[recipe, window] = self._preprocessor.run(
-                    channels_of(group.encoding, group.clip),
-                    recipe=recipe,
-                    region=self._region(window, surroundings=surroundings) if window else None,
-                )
-            seen.append(made[recipe, window])
+        for member in group:
+            crop = self._view.crop(member.model, running=self.running, surroundings=surroundings)
+            key = member.recipe, tuple(member.model.configuration.patch_size) if crop else None
+            if key not in made:
+                made[key] = self._preprocessor.run(channels_of(*member.seen), recipe=member.recipe, region=crop)
+            seen.append(made[key])
         return Inputs(seen, surroundings)
 
-    def _region(self, window: tuple[int, ...], *, surroundings: Surroundings) -> Callable[[Placement], Box]:
-        grid = self._scan.grid
-        visible = visible_box(
-            surroundings, mode=self._running.mode, shape_zyx=grid.shape_zyx, spacing_mm_zyx=grid.spacing_mm_zyx
-        )
-        running = self._running
-        return lambda placement: network_region(
-            visible,
-            placement=placement,
-            window=window,
-            tile_step=running.window_step,
-            worth_windows=WORTH_WINDOWS[running.mode],
-        )
 
-    def _fold_mean_logits(self, model: PackedModel, scan: Preprocessed, *, surroundings: Surroundings) -> torch.Tensor:
-        """Logits in the network's own spacing, averaged over the member's folds."""
-        running = self._running
-        mean: torch.Tensor | None = None
-        for fold, network in open_folds(model, mode=running.mode, backend=running.backend, device=running.device):
-            where = f"{model.where} fold {fold}"
-            logits = predict_logits(
-                network,
-                scan.data,
-                window=model.configuration.patch_size,
-                classes=len(Label),
-                mirrorings=mirrorings_of(model, running=running),
-                tile_step=running.window_step,
-                device=running.device,
-                name=where,
-                is_needed=None if self._is_everywhere else _is_needed(model, scan, needed=surroundings.needed),
-            )
-            if not torch.isfinite(logits).all():
-                raise CaseError(where, "logits must be finite", "NaN or infinity")
-            mean = logits if mean is None else mean.add_(logits)
-        if mean is None:
-            raise ValueError(f"{model.where} must have at least one fold")
-        return mean.div_(len(model.member.folds))
+def _groups(members: Sequence[Member], *, name: str, is_group_held: bool) -> list[list[_Member]]:
+    """Members that see the same channels, together, so that only one set of channels is held at a time.
 
-
-def mirrorings_of(model: PackedModel, *, running: Running) -> list[tuple[int, ...]]:
-    """The mirrorings of a run: all that the model was trained with, or in a fast run none and left to right."""
-    axes = model.mirroring_axes if running.mirroring else ()
-    if running.mode is not Mode.FAST:
-        return all_mirrorings(axes)
-    left_right = list(model.plans.transpose_forward).index(_LEFT_RIGHT)
-    best = sorted(axes, key=lambda axis: axis != left_right)
-    return all_mirrorings(best[:1])[:FAST_MIRRORINGS]
-
-
-def _is_needed(model: PackedModel, scan: Preprocessed, *, needed: Needed) -> Callable[[Sequence[slice]], bool] | None:
-    """Whether a window of the preprocessed scan matters to any voxel that is needed."""
-    spline = _probability_resampling(model).spline
-    if spline is None:
-        return None
-    placement = scan.placement
-    inside = needed.transposed(placement.transpose).within(placement.crop)
-    reach = _REACH[max(spline.order, spline.order_z)]
-    return lambda tile: inside.meets(scan_box(tile, part=scan.part, placement=placement, reach=reach))
+    Args:
+        members: All members.
+        name: The tracer's name.
+        is_group_held: Whether all of a group's channels are made together; else each member is a group of its own.
+    """
+    models = [read_packed_model(member) for member in members]
+    total_weight, number, groups = sum(member.weight for member in members), 0, []
+    for seen in dict.fromkeys(_seen(model) for model in models):
+        group = []
+        for model in (model for model in models if _seen(model) == seen):
+            works = []
+            for rank, fold in enumerate(model.member.folds):
+                task = FoldTask(name, model.member.name, fold, number)
+                works.append(FoldWork(task, model, rank, model.member.weight / total_weight))
+                number += 1
+            group.append(_Member(model, _recipe(model), tuple(works)))
+        groups += [group] if is_group_held else [[member] for member in group]
+    return groups
 
 
 def _seen(model: PackedModel) -> tuple[OrganEncoding, ClipHU | None]:
@@ -280,7 +294,3 @@ def _seen(model: PackedModel) -> tuple[OrganEncoding, ClipHU | None]:
 def _recipe(model: PackedModel) -> Recipe:
     channels = len(channels_of(*_seen(model)))
     return read_recipe(model.plans, model.configuration, channels=channels, where=model.where)
-
-
-def _probability_resampling(model: PackedModel) -> Resampling:
-    return Resampling.from_plans(model.configuration.configuration, what="probabilities")

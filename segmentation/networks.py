@@ -44,7 +44,7 @@ def choose_precision(mode: Mode, *, backend: Backend) -> ComputePrecision:
 
 
 def open_folds(
-    model: PackedModel, *, mode: Mode, backend: Backend, device: torch.device
+    model: PackedModel, *, mode: Mode, backend: Backend, device: torch.device, windows_at_once: int | None = None
 ) -> Iterator[tuple[int, Network]]:
     """A member's folds with their networks, one at a time.
 
@@ -53,20 +53,30 @@ def open_folds(
         mode: How exact the networks have to be.
         backend: PyTorch or OpenVINO.
         device: Where they run.
+        windows_at_once: Most windows to compute at a time; None for as many as keep the device busy.
 
     Raises:
         CaseError: A fold's weights are not those of the network.
     """
     precision = choose_precision(mode, backend=backend)
     network: torch.nn.Module | None = None
+    converted: OpenVinoNetwork | None = None
     for fold in model.member.folds:
         with stage("load"):
             if backend is Backend.OPENVINO:
-                opened: Network = OpenVinoNetwork.compile(
-                    model, fold=fold, precision=precision, cache=openvino_network.default_cache()
+                converted = OpenVinoNetwork.compile(
+                    model,
+                    fold=fold,
+                    precision=precision,
+                    cache=openvino_network.default_cache(),
+                    windows_at_once=windows_at_once,
                 )
+                opened: Network = converted
             else:
                 network = network or build_network(model.configuration, model.dataset).to(device)
                 load_fold(network, model, fold=fold)
-                opened = TorchNetwork(network, device=device, name=f"{model.where} fold {fold}")
+                name = f"{model.where} fold {fold}"
+                opened = TorchNetwork(network, device=device, name=name, windows_at_once=windows_at_once)
         yield fold, opened
+        if converted is not None:
+            converted.close()  # whoever took it may hold it still while the next one is made

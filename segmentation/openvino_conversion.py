@@ -49,7 +49,7 @@ def read_or_convert(model: PackedModel, *, fold: int, cache: Path | None) -> Any
         CaseError: The fold's weights are missing or are not the network's.
     """
     where = f"{model.where} fold {fold}"
-    key = _key(model, fold=fold)
+    key = graph_key(model, fold=fold)
     for folder in (SHIPPED_FOLDER, cache):
         if folder is not None and (graph := read_converted(folder, key=key, where=where)) is not None:
             return graph
@@ -80,7 +80,7 @@ def convert_all(manifest: Manifest, *, cache: Path) -> int:
     folds = [(model, fold) for model in models for fold in model.member.folds]
     converted = 0
     for number, (model, fold) in enumerate(folds, start=1):
-        key = _key(model, fold=fold)
+        key = graph_key(model, fold=fold)
         if not is_kept(cache, key=key):
             graph = _convert(model, fold=fold)
             try:
@@ -92,7 +92,7 @@ def convert_all(manifest: Manifest, *, cache: Path) -> int:
     return converted
 
 
-def _key(model: PackedModel, *, fold: int) -> str:
+def graph_key(model: PackedModel, *, fold: int) -> str:
     """Hex digest of everything that the converted network depends on."""
     weights = model.member.folder / fold_file(fold, model.member.checkpoint)
     if not weights.is_file():

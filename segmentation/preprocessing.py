@@ -89,12 +89,16 @@ class ScanPreprocessor:
         grid: The scan's grid.
         build: Builds a channel on the grid, (z, y, x).
         device: Where channels are resampled.
+        does_remember: Whether PET and CT are kept for other networks that see them alike.
     """
 
-    def __init__(self, grid: Grid, build: Callable[[Channel], Float], *, device: torch.device) -> None:
+    def __init__(
+        self, grid: Grid, build: Callable[[Channel], Float], *, device: torch.device, does_remember: bool = True
+    ) -> None:
         self._grid = grid
         self._build = build
         self._device = device
+        self._does_remember = does_remember
         self._boxes: dict[Channel, list[list[int]]] = {}
         self._remembered: dict[Hashable, torch.Tensor] = {}
 
@@ -127,7 +131,7 @@ class ScanPreprocessor:
             for number, (channel, how) in enumerate(zip(channels, recipe.normalisations, strict=True)):
                 # What a masked channel becomes depends on all the others; organs are seen by few networks alike.
                 key = (channel, placement, how, recipe.resampling, *_edges(chosen))
-                may_share = channel.name in SHARED_CHANNELS and not how.is_masked
+                may_share = self._does_remember and channel.name in SHARED_CHANNELS and not how.is_masked
                 if may_share and key in self._remembered:
                     data[number] = self._remembered[key]
                     continue

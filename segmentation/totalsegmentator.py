@@ -6,7 +6,6 @@ import json
 import logging
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from petct.geometry import Array, Grid, check_same_grid, grid_of, to_array, to_i
 from petct.images import itk_warnings_in_log
 from petct.manifest import OrganSettings, OrganTask
 from petct.organs import Organ, collapse, totalsegmentator_labels
+from petct.temporary import temporary_folder
 from segmentation.totalsegmentator_process import RunningChild
 from segmentation.weight_files import check_files
 
@@ -52,6 +52,7 @@ _DOWNLOADS = {OrganTask.TOTAL: "total", OrganTask.FAST: "total_fast", OrganTask.
 _EXPECTED_ORGANS = (Organ.BONE, Organ.LUNG, Organ.LIVER)
 
 _DEVICES = {"cuda": "gpu", "cpu": "cpu"}  # TotalSegmentator's own words
+NIFTI_HEADER_BYTES = 352  # of a single file, by the format's description
 # Real air around the patient: the step from skin to air is then far from the edge of what the network sees.
 BODY_MARGIN_MM = 20.0
 
@@ -96,9 +97,10 @@ def find_organ_maps(
         For each CT, uint8 labels 0-117 on exactly its grid, with some bone, lung or liver.
 
     Raises:
-        CaseError: The weights are missing or not those of the manifest, TotalSegmentator fails or takes longer than
-            `settings.timeout_s` for a CT, or its map is not on the CT's grid, has other labels, or shows no bone, lung
-            or liver. The error says for which CT; there are no maps then, not even of the CTs before it.
+        CaseError: The weights are missing, are not those of the manifest or have no digest in it, TotalSegmentator
+            fails or takes longer than `settings.timeout_s` for a CT, or its map is not on the CT's grid, has other
+            labels, or shows no bone, lung or liver. The error says for which CT; there are no maps then, not even of
+            the CTs before it.
         ValueError: The device is neither `cuda` nor `cpu`.
     """
     if device not in _DEVICES:
@@ -108,11 +110,10 @@ def find_organ_maps(
     check_organ_weights(settings, where=next(iter(cts)))
     name = f"TotalSegmentator ({settings.task.value})"
     maps = {}
-    with tempfile.TemporaryDirectory(prefix="organs_", ignore_cleanup_errors=True) as temporary:
-        folder = Path(temporary)
+    with temporary_folder("organs_") as folder:
         options = ["--task", settings.task.value, "--device", _DEVICES[device]]
         least_xyz = _window_xyz(settings, where=next(iter(cts))) if crop_to_body else (1, 1, 1)
-        options += ["--least", ",".join(map(str, least_xyz))]
+        options += ["--least", ",".join(map(str, least_xyz)), *_pins(settings)]
         for number, (where, ct) in enumerate(cts.items()):
             options += _write_ct(ct, number=number, folder=folder, crop_to_body=crop_to_body, where=where)
             LOGGER.info("%s: %s runs, at most %g s", where, name, settings.timeout_s)
@@ -151,6 +152,28 @@ def check_organ_weights(settings: OrganSettings, *, where: str) -> None:
                     f"TOTALSEG_WEIGHTS_PATH={shlex.quote(str(settings.weights))} {download} where there is a network",
                 )
     check_files(settings.weights, settings.sha256, where=f"{where} TotalSegmentator")
+    _check_pinned(settings, where=where)
+
+
+def unpinned_files(settings: OrganSettings) -> list[str]:
+    """The task's files, relative to the folder of weights, that the manifest gives no digest for."""
+    files = (f"{model}/{file}" for model in model_folders(settings.task) for file in WEIGHT_FILES)
+    return [file for file in files if file not in settings.sha256]
+
+
+def _pins(settings: OrganSettings) -> list[str]:
+    """The child's options that say which checkpoints it may read."""
+    files = (file for file in settings.sha256 if file.endswith(".pth"))
+    return [word for file in files for word in ("--pinned", f"{settings.sha256[file]}={settings.weights / file}")]
+
+
+def _check_pinned(settings: OrganSettings, *, where: str) -> None:
+    if unpinned := unpinned_files(settings):
+        # What a checkpoint says is run, and plans name the classes of what is built.
+        rule = f"manifest must give the sha256 of every file in [organs.sha256], {unpinned[0]} has none"
+        files = " ".join(map(shlex.quote, unpinned))
+        command = f"(cd {shlex.quote(str(settings.weights))} && sha256sum {files})"
+        raise CaseError(f"{where} TotalSegmentator", f"{rule}; to get them from files that you trust, run {command}")
 
 
 def _window_xyz(settings: OrganSettings, *, where: str) -> tuple[int, int, int]:
@@ -174,8 +197,17 @@ def _write_ct(ct: sitk.Image, *, number: int, folder: Path, crop_to_body: bool, 
     ct_file, organs_file, grid = folder / f"ct_{number}.nii", folder / f"organs_{number}.nii", grid_of(ct)
     hu = to_array(ct)
     # A fresh image has no header entries of its own, which ITK would write or complain of.
-    with itk_warnings_in_log(where):
-        sitk.WriteImage(to_image(hu, grid), ct_file)
+    image = to_image(hu, grid)
+    try:
+        with itk_warnings_in_log(where):
+            sitk.WriteImage(image, ct_file)
+        # ITK's writer of .nii says nothing of a full disk.
+        least_bytes = hu.nbytes + NIFTI_HEADER_BYTES
+        if ct_file.stat().st_size < least_bytes:
+            raise CaseError(where, f"CT must fit into {folder}", f"{ct_file.stat().st_size} of {least_bytes} bytes")
+    except (OSError, RuntimeError) as error:
+        said = str(error).strip().splitlines()[-1:]
+        raise CaseError(where, f"CT must be writable to {folder}", "".join(said) or type(error).__name__) from error
     box = tuple(slice(0, size) for size in grid.shape_zyx)
     if crop_to_body:
         box = body_box(hu, spacing_mm_zyx=grid.spacing_mm_zyx, margin_mm=BODY_MARGIN_MM)

@@ -11,6 +11,8 @@ import argparse
 import os
 import sys
 import threading
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,13 +34,16 @@ def main() -> None:
     )
     parser.add_argument("--task", choices=("total", "fast", "fastest"), required=True)
     parser.add_argument("--device", choices=("gpu", "cpu"), required=True)
+    parser.add_argument(
+        "--pinned", type=_pin, action="append", default=[], help="a checkpoint's digest and place: SHA256=PATH"
+    )
     parser.add_argument("--answers", type=int, required=True, help="file descriptor to tell of each map that is there")
     options = parser.parse_args()
     threading.Thread(target=_leave_with_caller, daemon=True).start()
     forbid_network()
     # Last, so that nothing of ours hides an installed package.
     sys.path.append(str(Path(__file__).resolve().parent.parent))
-    prepare(device=options.device)
+    prepare(device=options.device, pinned=dict(options.pinned))
     for ct, box, organs in zip(options.ct, options.box, options.organs, strict=True):
         find_organs(ct, box=box, least=options.least, organs=organs, task=options.task, device=options.device)
         os.write(options.answers, DONE)
@@ -51,6 +56,11 @@ def _numbers(text: str) -> list[int]:
 def _limits(text: str) -> list[tuple[int, int]]:
     numbers = _numbers(text)
     return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def _pin(text: str) -> tuple[Path, str]:
+    sha256, _, path = text.partition("=")
+    return Path(path).resolve(), sha256
 
 
 def forbid_network() -> None:
@@ -71,8 +81,12 @@ def _leave_with_caller() -> None:
     os._exit(_GONE_STATUS)
 
 
-def prepare(*, device: str) -> None:
-    """Import TotalSegmentator and replace what costs time or memory, or what could delete or download.
+def prepare(*, device: str, pinned: Mapping[Path, str]) -> None:
+    """Import TotalSegmentator and replace what costs time or memory, or what could delete, download or run code.
+
+    Args:
+        device: `gpu` or `cpu`.
+        pinned: SHA-256 per checkpoint, as the manifest gives them.
 
     Raises:
         RuntimeError: The GPU is asked for and there is none.
@@ -94,9 +108,11 @@ def prepare(*, device: str) -> None:
     from nnunetv2.preprocessing.cropping import cropping
 
     from segmentation.totalsegmentator_windows import predict_folder
+    from segmentation.unpickling import forbid_unpickling
 
+    forbid_unpickling()
     python_api.download_pretrained_weights = _keep_weights
-    totalsegmentator.nnunet.nnUNetv2_predict = predict_folder
+    totalsegmentator.nnunet.nnUNetv2_predict = partial(predict_folder, pinned=pinned)
     # Holes do not change the box around what is not 0, and CT is normalised inside them, too.
     cropping.binary_fill_holes = lambda mask: mask
     # Instead of a copy of every image in float64, 1.4 GB for a whole body, that stays as long as the image does.

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from petct.errors import CaseError
+from petct.temporary import why_unwritable
 
 LOGGER = logging.getLogger(__name__)
 
@@ -50,6 +51,9 @@ class RunningChild:
                     # A group to kill, in the session of its caller, who is measured or watched as a whole.
                     process_group=0,
                 )
+        except OSError as error:
+            os.close(self._answers)
+            raise CaseError(self._wheres, f"TotalSegmentator must be startable in {folder}", error.strerror) from error
         except BaseException:
             os.close(self._answers)
             raise
@@ -96,10 +100,15 @@ class RunningChild:
             raise CaseError(where, "TotalSegmentator must write an organ map, and did not")
         end = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         last = " | ".join(self._lines()[-_LAST_LINES:])[-_LAST_CHARACTERS:]
+        if (reason := why_unwritable(self._output.parent)) is not None:  # its own words may not have found room
+            last = f"{reason} in {self._output.parent}"
         raise CaseError(where, "TotalSegmentator must end without an error", f"{end}: {last or 'no output'}")
 
     def _lines(self) -> list[str]:
-        text = self._output.read_text(encoding="utf-8", errors="replace")
+        try:
+            text = self._output.read_text(encoding="utf-8", errors="replace")
+        except OSError:  # the folder has gone; what else went wrong is worth more than its words
+            return []
         return [line.strip() for line in text.splitlines() if line.strip()]
 
     def _end(self) -> None:

@@ -8,7 +8,7 @@ are nnU-Net's own, so the labels are equal. It runs inside TotalSegmentator's pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -26,6 +26,8 @@ from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from segmentation.unpickling import read_checkpoint
 
 # nnUNetPredictor's own arguments of compute_gaussian.
 SIGMA_PER_WINDOW = 1.0 / 8
@@ -62,9 +64,12 @@ def predict_folder(
     plans: str,
     device: str | torch.device,
     step_size: float,
+    pinned: Mapping[Path, str],
     **_unused: object,
 ) -> None:
     """In place of `totalsegmentator.nnunet.nnUNetv2_predict`: labels of the images that TotalSegmentator wrote.
+
+    `pinned` has the digests that the manifest gives, by checkpoint; the other arguments are TotalSegmentator's.
 
     Raises:
         ValueError: More than one fold or mirroring is asked for, which no task of ours does, the model has regions
@@ -74,7 +79,8 @@ def predict_folder(
     if len(folds) != 1 or tta:
         raise ValueError(f"one fold and no mirroring must be asked for, got folds {folds} and mirroring {tta}")
     folder = get_output_folder(task_id, trainer, plans, model)
-    opened = open_model(Path(folder), fold=folds[0], device=torch.device(device))
+    sha256 = pinned.get(checkpoint_file(Path(folder), fold=folds[0]).resolve())
+    opened = open_model(Path(folder), fold=folds[0], device=torch.device(device), sha256=sha256)
     ending = opened.dataset["file_ending"]
     for image in sorted(dir_in.glob(f"*_0000{ending}")):
         reader = opened.plans.image_reader_writer_class()
@@ -86,17 +92,23 @@ def predict_folder(
 
 # The second CT finds the first one's model; the five of the `total` task would take too much memory together.
 @lru_cache(maxsize=1)
-def open_model(folder: Path, *, fold: int, device: torch.device) -> Model:
+def open_model(folder: Path, *, fold: int, device: torch.device, sha256: str | None) -> Model:
     """A model in nnU-Net's layout, read and built once.
 
     nnU-Net looks for the class of the trainer among all of its trainers, which takes seconds; those of TotalSegmentator
     build the network as the plans say.
+
+    Args:
+        folder: The model.
+        fold: Which of its folds.
+        device: Where it is to run.
+        sha256: The digest that the manifest gives for the fold's checkpoint; see `read_checkpoint`.
     """
     dataset = load_json(str(folder / "dataset.json"))
     plans = PlansManager(load_json(str(folder / "plans.json")))
     if plans.get_label_manager(dataset).has_regions:
         raise ValueError(f"{folder}: labels must not be regions")
-    checkpoint = torch.load(folder / f"fold_{fold}" / "checkpoint_final.pth", map_location="cpu", weights_only=False)
+    checkpoint = read_checkpoint(checkpoint_file(folder, fold=fold), sha256=sha256)
     configuration = plans.get_configuration(checkpoint["init_args"]["configuration"])
     network = get_network_from_plans(
         configuration.network_arch_class_name,
@@ -110,6 +122,11 @@ def open_model(folder: Path, *, fold: int, device: torch.device) -> Model:
     network.load_state_dict(checkpoint["network_weights"])
     network.to(device).eval()
     return Model(network, plans, configuration, dataset, device)
+
+
+def checkpoint_file(folder: Path, *, fold: int) -> Path:
+    """Where nnU-Net keeps a fold's weights."""
+    return folder / f"fold_{fold}" / "checkpoint_final.pth"
 
 
 def predict_image(model: Model, data: npt.NDArray[Any], *, properties: dict[str, Any], tile_step: float) -> Labels:

@@ -96,20 +96,20 @@ def test_other_weights_plans_or_converters_are_another_network(
     members: tuple[Member, Member], monkeypatch: pytest.MonkeyPatch
 ):
     model = read_packed_model(members[0])
-    keys = [openvino_conversion._key(model, fold=fold) for fold in (0, 1)]
-    keys.append(openvino_conversion._key(replace(model, stored_as=Precision.FLOAT16), fold=0))
+    keys = [openvino_conversion.graph_key(model, fold=fold) for fold in (0, 1)]
+    keys.append(openvino_conversion.graph_key(replace(model, stored_as=Precision.FLOAT16), fold=0))
     for change in ("patch_size", "architecture"):
         other = read_packed_model(members[0])
         if change == "patch_size":
             other.configuration.configuration["patch_size"] = [16, 32, 24]
         else:
             other.configuration.configuration["architecture"]["arch_kwargs"]["nonlin_kwargs"] = {"inplace": False}
-        keys.append(openvino_conversion._key(other, fold=0))
+        keys.append(openvino_conversion.graph_key(other, fold=0))
     monkeypatch.setattr(openvino_conversion, "version", lambda name: f"{name} of tomorrow")
-    keys.append(openvino_conversion._key(model, fold=0))
+    keys.append(openvino_conversion.graph_key(model, fold=0))
     assert len(set(keys)) == 6
     monkeypatch.undo()
-    assert openvino_conversion._key(read_packed_model(members[0]), fold=0) == keys[0]
+    assert openvino_conversion.graph_key(read_packed_model(members[0]), fold=0) == keys[0]
 
 
 def test_folds_do_not_share_a_network(members: tuple[Member, Member], tmp_path: Path):

@@ -163,3 +163,32 @@ def test_missing_weights_are_refused_by_name():
     model = replace(model, member=replace(model.member, folds=(4,)))
     with pytest.raises(CaseError, match=r"^member plain_801 fold 4: file is missing: .*fold_4/checkpoint_final"):
         OpenVinoNetwork.compile(model, fold=4, precision=ComputePrecision.FLOAT32, cache=None)
+
+
+def test_windows_one_by_one_say_the_same_from_the_start_or_once_memory_is_short(cache: Path):
+    model = read_packed_model(MEMBERS[Architecture.PLAIN])
+    windows = [window(model.member, seed=seed) for seed in (1, 2, 3)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        network = OpenVinoNetwork.compile(model, fold=0, precision=ComputePrecision.FLOAT32, cache=cache)
+        assert network.at_once > 1
+        several = network(windows)
+        assert network.go_one_by_one() is not None
+        assert network.at_once == 1
+        single = OpenVinoNetwork.compile(
+            model, fold=0, precision=ComputePrecision.FLOAT32, cache=cache, windows_at_once=1
+        )
+        assert single.at_once == 1
+        assert single.go_one_by_one() is None
+        found = [network(windows), single(windows)]
+    finally:
+        torch.set_num_threads(before)
+    for logits in found:
+        for ours, first in zip(logits, several, strict=True):
+            assert torch.equal(ours, first)
+
+
+def test_windows_side_by_side_by_their_first_stage():
+    # 4 numbers of memory for each of the first stage's, 512 MiB in all, and never more than 8 or fewer than 1.
+    assert [openvino_network.side_by_side(mib << 20) for mib in (1, 16, 20, 64, 65, 900)] == [8, 8, 6, 2, 1, 1]

@@ -65,3 +65,16 @@ def test_seconds_since_this_process_started() -> None:
     time.sleep(0.05)
     assert first_s > 0.0
     assert stages.seconds_since_start() - first_s >= 0.05
+
+
+def test_the_peak_of_memory_is_that_until_a_stage_ends(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    peak = [100]
+    monkeypatch.setattr(stages, "peak_bytes", lambda: peak[0])
+    with stages.stage("outer"):
+        peak[0] = 300
+        with stages.stage("inner"):
+            peak[0] = 500
+        peak[0] = 900
+    assert stages.stage_peak_bytes() == {"inner": 500, "outer": 900}
+    stages.reset()
+    assert stages.stage_peak_bytes() == {}

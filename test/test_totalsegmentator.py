@@ -2,6 +2,7 @@
 
 import json
 import logging
+import resource
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,9 @@ import pytest
 from petct.errors import CaseError
 from petct.geometry import Grid, grid_of, to_array, to_image
 from petct.manifest import OrganSettings, OrganTask
+from segmentation import totalsegmentator_process
 from segmentation.totalsegmentator import CHILD, WEIGHT_FILES, find_organ_maps, find_organs, model_folders
+from segmentation.weight_files import sha256_of
 from tiny_organ_net import CT_GRID, tiny_ct
 
 # What every stand-in begins with.
@@ -31,7 +34,10 @@ MAP = "(sitk.ReadImage(options['--ct']) > 200) * 5"  # the block as liver, uint8
 
 
 def settings(weights: Path, *, timeout_s: float = 300.0, sha256: dict[str, str] | None = None) -> OrganSettings:
-    return OrganSettings(task=OrganTask.FASTEST, weights=weights, timeout_s=timeout_s, sha256=sha256 or {})
+    if sha256 is None:
+        (model,) = model_folders(OrganTask.FASTEST)
+        sha256 = {f"{model}/{file}": sha256_of(weights / model / file) for file in WEIGHT_FILES}
+    return OrganSettings(task=OrganTask.FASTEST, weights=weights, timeout_s=timeout_s, sha256=sha256)
 
 
 def is_running(pid: int) -> bool:
@@ -364,3 +370,23 @@ def test_child_uses_no_network(attempt: str) -> None:
     )
     assert result.returncode == 1
     assert "RuntimeError: TotalSegmentator must not use the network, socket." in result.stderr
+
+
+def test_a_ct_that_finds_no_room_is_refused(weights: Path, temporary: Path, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20 << 10, before[1]))  # ITK says nothing when it cannot write
+    try:
+        with pytest.raises(CaseError, match=r"^psma ct: CT must fit into .*organs_\w+, got 20480 of \d+ bytes$"):
+            find_organs(tiny_ct(), settings=settings(weights), device="cpu", where="psma ct", child=tmp_path / "none")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(temporary.iterdir())
+
+
+def test_a_child_that_dies_on_a_full_disk_has_the_disk_named(
+    weights: Path, temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(totalsegmentator_process, "why_unwritable", lambda folder: f"{folder.name[:7]} is full")
+    child = stand_in(tmp_path, "sys.exit('half a')")
+    with pytest.raises(CaseError, match=r"got exit status 1: organs_ is full in .*organs_\w+$"):
+        find_organs(tiny_ct(), settings=settings(weights), device="cpu", where="psma ct", child=child)

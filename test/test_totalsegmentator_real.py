@@ -16,13 +16,16 @@ from petct.errors import CaseError
 from petct.geometry import Grid, grid_of, to_array, to_image
 from petct.manifest import OrganSettings, OrganTask
 from petct.organs import label_number
-from segmentation.totalsegmentator import CHILD, find_organ_maps, find_organs, model_folders
+from segmentation.totalsegmentator import CHILD, WEIGHT_FILES, find_organ_maps, find_organs, model_folders
+from segmentation.weight_files import sha256_of
 from tiny_organ_net import BLOCK, BLOCK_HU, CT_GRID, FACES, TISSUE_HU, tiny_ct, write_tiny_fold
 from training.weights.organ_weights import export_organ_weights
 
 
 def settings(weights: Path) -> OrganSettings:
-    return OrganSettings(task=OrganTask.FASTEST, weights=weights, timeout_s=300.0, sha256={})
+    (model,) = model_folders(OrganTask.FASTEST)
+    sha256 = {f"{model}/{file}": sha256_of(weights / model / file) for file in WEIGHT_FILES}
+    return OrganSettings(task=OrganTask.FASTEST, weights=weights, timeout_s=300.0, sha256=sha256)
 
 
 def files_under(folder: Path) -> dict[str, int]:

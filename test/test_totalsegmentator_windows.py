@@ -9,6 +9,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from segmentation.totalsegmentator_windows import Model, open_model, predict_folder, predict_image, predict_labels
+from segmentation.weight_files import sha256_of
 from tiny_organ_net import tiny_dataset, tiny_network, tiny_plans, write_tiny_fold
 
 WINDOW = [12, 16, 8]
@@ -95,8 +96,9 @@ def test_image_in_another_spacing_is_refused() -> None:
 def test_model_is_read_once(tmp_path: Path) -> None:
     fold = write_tiny_fold(tmp_path)
     torch.save(torch.load(fold / "checkpoint_final.pth", weights_only=False), fold / "checkpoint_final.pth")
-    first = open_model(fold.parent, fold=0, device=torch.device("cpu"))
-    assert open_model(fold.parent, fold=0, device=torch.device("cpu")) is first
+    options = {"fold": 0, "device": torch.device("cpu"), "sha256": sha256_of(fold / "checkpoint_final.pth")}
+    first = open_model(fold.parent, **options)
+    assert open_model(fold.parent, **options) is first
     assert first.outputs == 118
     for ours, theirs in zip(first.network.parameters(), tiny_network().parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
@@ -106,5 +108,15 @@ def test_model_is_read_once(tmp_path: Path) -> None:
 def test_what_totalsegmentator_never_asks_for_is_refused(tmp_path: Path, folds: list[int], tta: bool) -> None:
     with pytest.raises(ValueError, match="one fold and no mirroring must be asked for"):
         predict_folder(
-            tmp_path, tmp_path, 298, "3d_fullres", folds, "trainer", tta, plans="plans", device="cpu", step_size=0.8
+            tmp_path,
+            tmp_path,
+            298,
+            "3d_fullres",
+            folds,
+            "trainer",
+            tta,
+            plans="plans",
+            device="cpu",
+            step_size=0.8,
+            pinned={},
         )

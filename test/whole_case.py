@@ -229,6 +229,8 @@ def write_manifest(
 ) -> Path:
     """A manifest whose settings differ from tracer to tracer in every number; returns its file."""
     path = models.folder / f"{name}.toml"
+    (model,) = model_folders(OrganTask.FASTEST)
+    files = [f"{model}/{file}" for file in WEIGHT_FILES]  # some tests have none
     manifest = Manifest(
         path=path,
         name=name,
@@ -237,7 +239,16 @@ def write_manifest(
         backend=backend,
         mirroring=mirroring,
         tile_step=0.5,
-        organs=OrganSettings(task=OrganTask.FASTEST, weights=models.organ_weights, timeout_s=600.0, sha256={}),
+        organs=OrganSettings(
+            task=OrganTask.FASTEST,
+            weights=models.organ_weights,
+            timeout_s=600.0,
+            sha256={
+                file: sha256_of(models.organ_weights / file)
+                for file in files
+                if (models.organ_weights / file).is_file()
+            },
+        ),
         psma=TracerSettings(
             members=models.members[Tracer.PSMA],
             ttb_probability=0.45,
