@@ -40,7 +40,7 @@ from segmentation.ensemble import Running, ScanEnsemble
 from segmentation.memory_use import MemoryUse
 from segmentation.organ_maps import OrganSource, needs_totalsegmentator, organ_maps
 from segmentation.pace import Pace
-from segmentation.totalsegmentator import check_organ_weights
+from segmentation.totalsegmentator import check_organ_weights, check_pinned
 from segmentation.turns import predict_in_turn
 from segmentation.weight_files import check_member_files
 
@@ -303,6 +303,7 @@ def run_case(setting: Setting, *, case_folder: Path, output: Path, record: Recor
                 check_member_files(member)
             if needs_totalsegmentator(case.scan(tracer), source=setting.organ_source):
                 check_organ_weights(manifest.organs, where=f"{tracer.name} organs")
+                check_pinned(manifest.organs, where=f"{tracer.name} organs")
     record.take_case(case)
     pace = choose_pace(setting, replayed=record.executed_then, started_s=started_s)
     segmented = segment_case(

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from operation.machine_speed import LEAST_SLOWNESS, MOST_SLOWNESS, REFERENCE_FLOPS_PER_S
 
+MOST_SLOWER = 6.0
+
 
 @dataclass(frozen=True)
 class Behaviour:
@@ -16,7 +18,7 @@ class Behaviour:
     Attributes:
         flops_per_s: Operations per second when the case begins.
         halves_after_s: Seconds after which a machine that becomes slower and slower has half the speed, a third after
-            twice as many; infinite for one that stays as it is.
+            twice as many, a sixth at the least; infinite for one that stays as it is.
         stall_at_s: When it stands still, in seconds after the case began; infinite for never.
         stall_s: For how long.
         noise: Spread of single calls' durations, as a fraction.
@@ -76,25 +78,42 @@ class SimulatedDevice:
 
     def flops_between(self, start_s: float, end_s: float) -> float:
         """How many operations it does in a time."""
-        how, stalled_s = self.behaviour, 0.0
         if end_s <= start_s:
             return 0.0
-        if how.stall_at_s < math.inf:
-            low, high = max(start_s, how.stall_at_s), min(end_s, how.stall_at_s + how.stall_s)
-            stalled_s = max(0.0, high - low)
-        if how.halves_after_s == math.inf:
-            return how.flops_per_s * (end_s - start_s - stalled_s)
-        # What a stall leaves out counts as if it stood at the start: it is the same but for how much slower it became.
-        rate = 1.0 / how.halves_after_s
-        return how.flops_per_s / rate * math.log((1 + rate * end_s) / (1 + rate * (start_s + stalled_s)))
+        low, high = max(start_s, self.behaviour.stall_at_s), min(end_s, self._stall_end_s)
+        # While it stands still it becomes slower, too.
+        stalled = self._done(high) - self._done(low) if high > low else 0.0
+        return self._done(end_s) - self._done(start_s) - stalled
+
+    @property
+    def _stall_end_s(self) -> float:
+        return self.behaviour.stall_at_s + self.behaviour.stall_s
 
     def _ends(self, start_s: float, flops: float) -> float:
+        """When so many operations are done."""
+        if self.behaviour.stall_at_s <= start_s < self._stall_end_s:
+            start_s = self._stall_end_s
+        end_s = self._when(self._done(start_s) + flops)
+        if start_s <= self.behaviour.stall_at_s < end_s:
+            before = self._done(self.behaviour.stall_at_s) - self._done(start_s)
+            end_s = self._when(self._done(self._stall_end_s) + flops - before)
+        return end_s
+
+    def _done(self, time_s: float) -> float:
+        """Operations from the beginning to a time, if it never stood still."""
         how = self.behaviour
         if how.halves_after_s == math.inf:
-            end_s = start_s + flops / how.flops_per_s
-        else:
-            rate = 1.0 / how.halves_after_s
-            end_s = ((1 + rate * start_s) * math.exp(flops * rate / how.flops_per_s) - 1) / rate
-        if start_s <= how.stall_at_s < end_s:
-            end_s += how.stall_s
-        return end_s
+            return how.flops_per_s * time_s
+        slowing_s = min(time_s, (MOST_SLOWER - 1) * how.halves_after_s)
+        slowing = how.halves_after_s * math.log(1 + slowing_s / how.halves_after_s)
+        return how.flops_per_s * (slowing + (time_s - slowing_s) / MOST_SLOWER)
+
+    def _when(self, flops: float) -> float:
+        """The time when so many are done."""
+        how, speed = self.behaviour, self.behaviour.flops_per_s
+        if how.halves_after_s == math.inf:
+            return flops / speed
+        last_s = (MOST_SLOWER - 1) * how.halves_after_s
+        if flops > self._done(last_s):
+            return last_s + (flops - self._done(last_s)) * MOST_SLOWER / speed
+        return how.halves_after_s * (math.exp(flops / (speed * how.halves_after_s)) - 1)

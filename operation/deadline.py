@@ -27,12 +27,15 @@ from segmentation.pace import Allowance, FoldTask, ScanFolds
 
 _COMFORTABLE = 6.0  # times as long as predicted; the quick measurement is not wrong by more
 _FIRST_MARGIN = 1.1  # the mode is chosen for good, after one network was timed
-_PILOT_SHARE = 0.1  # a first window that takes longer than this share of what is left is not worth its time
+_PILOT_SHARE = 0.1  # a window that takes longer than this share of what is left is not worth timing
 _STALL = (
     3.0  # times as long as predicted: a window is timed again if that is no more than such a share, or not believed
 )
 _NEARLY_DONE = 0.25  # a fold with less than this left is not given up for being slow
 _LEAST_ORGANS_SHARE = 0.5  # of what is left may go to finding the organs, whatever the networks take
+
+# Measures a device, the second time with windows of a size.
+Measure = Callable[[torch.device, Sequence[int] | None], MachineSpeed]
 
 
 class Deadline:
@@ -53,7 +56,7 @@ class Deadline:
         *,
         started_s: float,
         clock: Callable[[], float] = time.monotonic,
-        measure: Callable[[torch.device], MachineSpeed] = measure_speed,
+        measure: Measure = measure_speed,
     ) -> None:
         self._limit_s = limit_s
         self._started_s = started_s
@@ -90,7 +93,7 @@ class Deadline:
             self._begun = books = self._open(scans)
             plan = wanted = books.wanted()
             if _COMFORTABLE * wanted.seconds > books.left_s:
-                wanted, plan = _careful_plan(books)
+                wanted, plan = _careful_plan(books, measure=self._measure)
             because = books.reason(wanted, but=plan)
             books.is_settled = True
             for scan in scans:
@@ -191,12 +194,10 @@ class Deadline:
         fair_end_s, cost = books.fair_end_s(task), books.cost(task)
 
         def end_s(slower: float) -> float:
-            # A scan's first window is worth more than another's second. As long as none was timed, it need not be true
-            # that there is no time for both.
+            # A scan's first window is worth more than another's second.
             one_window_end_s = books.one_window_end_s(task, slower=slower)
             if not watch.has_begun:
-                is_guess = not books.rates.is_measured
-                return books.end_s - cost.pass_s[books.mode] if is_guess else one_window_end_s
+                return one_window_end_s
             return min(max(books.hard_end_s(task, slower=slower), fair_end_s), one_window_end_s)
 
         watch = self._watch = Watch(
@@ -234,7 +235,7 @@ class Deadline:
 
     def _open(self, scans: Sequence[ScanFolds]) -> Books:
         if self._speed is None:
-            self._speed = self._measure(scans[0].running.device)
+            self._speed = self._measure(scans[0].running.device, None)
         return Books(self._limit_s, started_s=self._started_s, clock=self._clock, scans=scans, speed=self._speed)
 
     @property
@@ -244,24 +245,34 @@ class Deadline:
         return self._begun
 
 
-def _careful_plan(books: Books) -> tuple[Plan, Plan]:
+def _careful_plan(books: Books, *, measure: Measure) -> tuple[Plan, Plan]:
     """What is asked for, and what of it fits, after windows were counted and the first network was timed."""
     for scan in books.scans.values():
         scan.look()
-    first = next(iter(books.starters.values()))
-    wanted_s, pass_s = books.wanted().seconds, books.cost(first).pass_s[books.mode]
-    if _COMFORTABLE * wanted_s > books.left_s and pass_s < _PILOT_SHARE * books.left_s:
-        scan, work = books.scans[first.tracer], books.works[first]
-        timed_s = scan.time_window(work)
-        is_sure = timed_s <= _STALL * pass_s
-        if not is_sure and timed_s < _PILOT_SHARE * books.left_s:
-            timed_s, is_sure = min(timed_s, scan.time_window(work)), True
-        books.measured(first, pass_s=timed_s, is_sure=is_sure)
+    if _COMFORTABLE * books.wanted().seconds > books.left_s:
+        _time_window(books, measure=measure)
     plan = books.fit(margin=_FIRST_MARGIN)
     if not plan.fits:
         books.start_with_the_cheapest()
         plan = books.fit(margin=_FIRST_MARGIN)
     return books.wanted(), plan
+
+
+def _time_window(books: Books, *, measure: Measure) -> None:
+    """Time the first network on a window, or the one that takes the least, or if even that is too slow a part of it."""
+    first = next(iter(books.starters.values()))
+    quickest = min(books.costs(), key=lambda cost: cost.pass_s[books.mode]).task
+    for task in (first, quickest):
+        scan, work, pass_s = books.scans[task.tracer], books.works[task], books.cost(task).pass_s[books.mode]
+        if pass_s < _PILOT_SHARE * books.left_s:
+            timed_s = scan.time_window(work)
+            is_sure = timed_s <= _STALL * pass_s
+            if not is_sure and timed_s < _PILOT_SHARE * books.left_s:
+                timed_s, is_sure = min(timed_s, scan.time_window(work)), True
+            books.measured(task, pass_s=timed_s, is_sure=is_sure)
+            return
+    speed = measure(scan.running.device, work.model.configuration.patch_size)
+    books.measured(task, pass_s=pass_s * books.rates.speed.torch_flops_per_s / speed.torch_flops_per_s)
 
 
 def _amount(plan: Plan) -> str:

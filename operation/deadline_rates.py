@@ -43,11 +43,6 @@ class Rates:
         self._opening_s = max(self._opening_s or 0.0, _OPENING_MARGIN * seconds)
 
     @property
-    def is_measured(self) -> bool:
-        """Whether a network has been timed."""
-        return bool(self._ratios)
-
-    @property
     def ratio(self) -> float:
         """How many times longer than predicted networks take, on average."""
         return fmean(self._ratios.values()) if self._ratios else 1.0

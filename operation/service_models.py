@@ -11,7 +11,7 @@ from segmentation.networks import choose_backend, open_folds
 from segmentation.organ_maps import OrganSource
 from segmentation.packed_model import read_packed_model
 from segmentation.short_memory import release_unused
-from segmentation.totalsegmentator import check_organ_weights
+from segmentation.totalsegmentator import check_organ_weights, check_pinned
 from segmentation.weight_files import check_member_files
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ def load_models(setting: Setting) -> None:
     manifest = setting.manifest
     if setting.organ_source is not OrganSource.GIVEN:
         check_organ_weights(manifest.organs, where="organs")
+        check_pinned(manifest.organs, where="organs")
     members = [member for tracer in Tracer for member in manifest.tracer(tracer).members]
     for member in members:
         check_member_files(member)

@@ -108,6 +108,7 @@ def find_organ_maps(
     if not cts:
         return {}
     check_organ_weights(settings, where=next(iter(cts)))
+    check_pinned(settings, where=next(iter(cts)))
     name = f"TotalSegmentator ({settings.task.value})"
     maps = {}
     with temporary_folder("organs_") as folder:
@@ -152,7 +153,6 @@ def check_organ_weights(settings: OrganSettings, *, where: str) -> None:
                     f"TOTALSEG_WEIGHTS_PATH={shlex.quote(str(settings.weights))} {download} where there is a network",
                 )
     check_files(settings.weights, settings.sha256, where=f"{where} TotalSegmentator")
-    _check_pinned(settings, where=where)
 
 
 def unpinned_files(settings: OrganSettings) -> list[str]:
@@ -167,7 +167,12 @@ def _pins(settings: OrganSettings) -> list[str]:
     return [word for file in files for word in ("--pinned", f"{settings.sha256[file]}={settings.weights / file}")]
 
 
-def _check_pinned(settings: OrganSettings, *, where: str) -> None:
+def check_pinned(settings: OrganSettings, *, where: str) -> None:
+    """Check that the manifest gives a digest for every weight file of the task.
+
+    Raises:
+        CaseError: A file has none.
+    """
     if unpinned := unpinned_files(settings):
         # What a checkpoint says is run, and plans name the classes of what is built.
         rule = f"manifest must give the sha256 of every file in [organs.sha256], {unpinned[0]} has none"
