@@ -101,9 +101,9 @@ class Deadline:
             if plan.mode is not books.mode:
                 decide("mode", f"{plan.mode} instead of {books.mode}", because=because, is_loss=True)
                 books.mode = plan.mode
-            is_loss = plan.mirrorings != wanted.mirrorings
-            chosen = f"{_amount(plan)} of {_amount(wanted)}" if is_loss else _amount(plan)
-            decide("time plan", chosen, because=because, is_loss=is_loss)
+            # What is left out may fit after all: whatever really is given up is said when it is.
+            of = f" of {_amount(wanted)}" if plan.mirrorings != wanted.mirrorings else ""
+            decide("time plan", f"{_amount(plan)}{of}", because=because)
 
     def is_wanted(self, tasks: Iterable[FoldTask]) -> bool:
         """Whether any of the folds may still be run; once not, never again."""
@@ -265,7 +265,8 @@ def _time_window(books: Books, *, measure: Measure) -> None:
     for task in (first, quickest):
         scan, work, pass_s = books.scans[task.tracer], books.works[task], books.cost(task).pass_s[books.mode]
         if pass_s < _PILOT_SHARE * books.left_s:
-            timed_s = scan.time_window(work)
+            left_s, timed_s = books.left_s, scan.time_window(work)
+            books.rates.opened(left_s - books.left_s - timed_s)
             is_sure = timed_s <= _STALL * pass_s
             if not is_sure and timed_s < _PILOT_SHARE * books.left_s:
                 timed_s, is_sure = min(timed_s, scan.time_window(work)), True
