@@ -17,7 +17,8 @@ from segmentation.sliding_window import windows_along
 
 AIR_MM = 20.0  # real air around the body, which the networks know from training; zeros would be soft tissue
 # Share of the windows that a crop may leave at most: a balanced run keeps nnU-Net's own unless it can save half.
-WORTH_WINDOWS = {Mode.EXACT: 0.0, Mode.BALANCED: 0.5, Mode.FAST: 1.0}
+ANY_CROP = 1.0
+WORTH_WINDOWS = {Mode.EXACT: 0.0, Mode.BALANCED: 0.5, Mode.FAST: ANY_CROP}
 CONTEXT_MM = 60.0  # what a fast run shows the networks beyond the last voxel that matters
 
 
@@ -66,7 +67,8 @@ def network_region(
     """The network's voxels that show a part of the scan, at least as many as a window has where the scan has them.
 
     Where a window lies changes what a network says. So an axis is cropped only if that saves windows, and nothing is
-    cropped unless that saves enough of them: otherwise they stay where nnU-Net has them in the whole scan.
+    cropped unless that saves enough of them: otherwise they stay where nnU-Net has them in the whole scan. Where any
+    crop is welcome, all axes are cropped: as many windows then overlap more.
 
     Args:
         box: The part, (z, y, x) on the scan's grid.
@@ -87,7 +89,7 @@ def network_region(
         length = max(stop - start, min(window[axis], size))
         in_part = windows_along(length, window=window[axis], tile_step=tile_step)
         in_all = windows_along(size, window=window[axis], tile_step=tile_step)
-        if in_part == in_all:
+        if in_part == in_all and worth_windows < ANY_CROP:
             start, length = 0, size
         start = min(max(0, start - (length - (stop - start)) // 2), size - length)
         sides.append(slice(start, start + length))

@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from petct.manifest import Mode
-from segmentation.crop import AIR_MM, CONTEXT_MM, Surroundings, look_around, network_region, scan_box, visible_box
+from segmentation.crop import (
+    AIR_MM,
+    ANY_CROP,
+    CONTEXT_MM,
+    Surroundings,
+    look_around,
+    network_region,
+    scan_box,
+    visible_box,
+)
 from segmentation.needed import Needed
 from segmentation.preprocessing import Placement, whole_box
 from segmentation.resampling import Box, Part
@@ -91,6 +100,8 @@ def test_an_axis_is_cropped_only_if_that_saves_windows() -> None:
     box = (slice(20, 380), slice(20, 68), slice(2, 104))
     region = network_region(box, placement=placement(), window=(48, 64, 64), tile_step=0.5, worth_windows=0.5)
     assert region == (slice(24, 85), slice(10, 190), slice(0, 88))
+    cropped = network_region(box, placement=placement(), window=(48, 64, 64), tile_step=0.5, worth_windows=ANY_CROP)
+    assert cropped == (slice(24, 85), slice(10, 190), slice(1, 84))  # 2 * 88 / 110 = 1.6, 104 * 88 / 110 = 83.2
 
 
 def test_a_crop_that_saves_too_few_windows_moves_none() -> None:
