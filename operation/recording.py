@@ -209,11 +209,20 @@ def recording(
         What the run tells what it has.
 
     Raises:
-        CaseError: What lies where the record goes is something else, or the record that is replayed.
+        CaseError: What lies where the record goes is something else, or the record that is replayed; in the folder for
+            temporary files, when nobody asked for that place, it is a warning.
     """
-    path = record_file(file, case_folder=case_folder, output=output)
-    for old in dict.fromkeys((path, output / RECORD_NAME)):
-        _remove_record(old, replay=replay)
+    wanted = record_file(file, case_folder=case_folder, output=output)
+    path: Path | None = wanted
+    for old in dict.fromkeys((wanted, output / RECORD_NAME)):
+        try:
+            _remove_record(old, replay=replay)
+        except CaseError as error:
+            if file is not None or old == output / RECORD_NAME:
+                raise
+            # The folder for temporary files is everybody's: what others left there must not cost a case.
+            log.warning("no run record is kept: %s", error)
+            path = None
     record = Recording(replay=replay)
     kind, line = OutcomeKind.MASKS, None
     try:
@@ -225,7 +234,8 @@ def recording(
         kind, line = OutcomeKind.FAILED, one_line(f"{type(error).__name__}: {error}")
         raise
     finally:
-        _write(record, path, kind=kind, error=line, folders={"INPUT": case_folder, "OUTPUT": output})
+        if path is not None:
+            _write(record, path, kind=kind, error=line, folders={"INPUT": case_folder, "OUTPUT": output})
 
 
 def record_file(wanted: Path | None, *, case_folder: Path, output: Path) -> Path:

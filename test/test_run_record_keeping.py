@@ -280,6 +280,24 @@ def test_what_is_no_record_is_left_alone(case: Path, output: Path, name: str) ->
     assert json.loads((case / "PSMA" / "threshold.json").read_text()) == {"suv_threshold": 3.0}
 
 
+def test_what_others_left_among_temporary_files_costs_no_case(
+    setting: Setting,
+    case: Path,
+    output: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "run.json").write_text("another program's", encoding="utf-8")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    write_platform_case(case, input_dir=tmp_path / "input", has_organs=False)
+    with recording(None, case_folder=tmp_path / "input", output=output) as record:
+        take_all(record, setting, case, {tracer: lesions(tracer) for tracer in Tracer})
+    assert f"no run record is kept: {tmp_path / 'run.json'}: must be free for this run's record" in caplog.text
+    assert (tmp_path / "run.json").read_text(encoding="utf-8") == "another program's"
+    assert not output.exists()
+
+
 # -------------------------------------------------------------------------------------------------------------- digests
 
 
