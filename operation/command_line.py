@@ -7,7 +7,8 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +31,9 @@ REFUSED_EXIT_CODE = 1
 FAILED_EXIT_CODE = 2
 # Whoever hangs does not watch the clock; the planner ends in time, and this is for when it cannot.
 _HANGS_AFTER = 1.1  # times the time limit
+
+
+log = logging.getLogger(__name__)
 
 
 class RunCase(Protocol):
@@ -100,12 +104,13 @@ def _run_one(options: argparse.Namespace, *, run_case: RunCase) -> int:
         replay = None if options.replay is None else read_replay(options.replay)
         with recording(options.record, case_folder=options.input, output=options.output, replay=replay) as record:
             setting = choose_setting(options)
-            if setting.time_limit_s is not None:
-                left_s = started_s + _HANGS_AFTER * setting.time_limit_s - time.monotonic()
-                signal.setitimer(signal.ITIMER_REAL, max(left_s, 0.001))
-            run_case(setting, case_folder=options.input, output=options.output, record=record, started_s=started_s)
+            with _ended_when_it_hangs(setting if replay is None else None, started_s=started_s):
+                run_case(setting, case_folder=options.input, output=options.output, record=record, started_s=started_s)
         if options.timings is not None:
-            write_timings(options.timings, setting=setting)
+            try:
+                write_timings(options.timings, setting=setting)
+            except OSError as error:  # the masks are there, and recorded
+                log.warning("timings: must be written to %s, got %s", options.timings, error.strerror)
 
     runner = CaseRunner(run, clear=lambda: prepare_output(options.output))
 
@@ -139,7 +144,10 @@ def _serve(options: argparse.Namespace, *, run_case: RunCase) -> int:
             raise ValueError("the models must be loaded before a case is run")
         started_s = time.monotonic()
         prepare_output(options.output)
-        with recording(None, case_folder=options.input, output=options.output) as record:
+        with (
+            recording(None, case_folder=options.input, output=options.output) as record,
+            _ended_when_it_hangs(setting, started_s=started_s),
+        ):
             run_case(setting, case_folder=options.input, output=options.output, record=record, started_s=started_s)
 
     try:
@@ -147,6 +155,20 @@ def _serve(options: argparse.Namespace, *, run_case: RunCase) -> int:
     except CaseError as error:
         say(str(error))
         return REFUSED_EXIT_CODE
+
+
+@contextmanager
+def _ended_when_it_hangs(setting: Setting | None, *, started_s: float) -> Iterator[None]:
+    """End what follows by SIGALRM some time after its time limit, if it has one; a replay, None, has none."""
+    if setting is None or setting.time_limit_s is None:
+        yield
+        return
+    left_s = started_s + _HANGS_AFTER * setting.time_limit_s - time.monotonic()
+    signal.setitimer(signal.ITIMER_REAL, max(left_s, 0.001))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _say_stopped(name: str) -> None:

@@ -19,6 +19,7 @@ from operation.doctor_machine import (
     check_processors,
     check_shared_memory,
     check_thread_limit,
+    check_time_limit,
 )
 from operation.doctor_packages import check_packages, check_python
 from operation.doctor_pass import check_forward_pass
@@ -44,6 +45,7 @@ _OF_PLACE: tuple[Callable[[Place], Iterator[Verdict]], ...] = (
     check_processors,
     check_thread_limit,
     check_clock,
+    check_time_limit,
     check_torch,
 )
 _OF_NETWORKS: tuple[Callable[[Networks], Iterator[Verdict]], ...] = (
@@ -79,7 +81,10 @@ def main(arguments: list[str], *, default_manifest: Callable[[Path | None], Path
     options = parser.parse_args(arguments)
     output = options.output or (_OUTPUT if _OUTPUT.is_dir() else None)
     counts = dict.fromkeys(Level, 0)
-    for verdict in examine(default_manifest(options.manifest), wanted_device=options.device, output=output):
+    verdicts = examine(
+        lambda: read_manifest(default_manifest(options.manifest)), wanted_device=options.device, output=output
+    )
+    for verdict in verdicts:
         counts[verdict.level] += 1
         _tell(verdict.line)
     summary = f"{counts[Level.OK]} ok, {counts[Level.WARN]} to be warned of, {counts[Level.FAIL]} failed"
@@ -87,17 +92,17 @@ def main(arguments: list[str], *, default_manifest: Callable[[Path | None], Path
     return 1 if counts[Level.FAIL] else 0
 
 
-def examine(manifest_path: Path, *, wanted_device: str, output: Path | None) -> Iterator[Verdict]:
+def examine(read: Callable[[], Manifest], *, wanted_device: str, output: Path | None) -> Iterator[Verdict]:
     """All verdicts, one by one as they are found.
 
     Args:
-        manifest_path: The manifest.
+        read: Reads the manifest, or raises `CaseError`.
         wanted_device: `auto`, `cuda` or `cpu`.
         output: Where masks would go; None if that is not to be looked at.
     """
     manifest = None
     try:
-        manifest = read_manifest(manifest_path)
+        manifest = read()
     except CaseError as error:
         yield refused(error, remedy="name a manifest with --manifest, or write this one anew")
     else:

@@ -9,7 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from operation.doctor_verdicts import Place, Verdict, fail, gib, ok, warn
+from operation.doctor_verdicts import Place, Verdict, fail, gib, ok, refused, warn
+from petct.errors import CaseError
+from petct.output import check_places
 
 # TotalSegmentator's process gets each CT as a file and answers with another, and keeps copies at its own spacing: the
 # largest CT that was seen (1000 x 512 x 512 voxels of 2 bytes) takes about 2 GiB in all.
@@ -74,6 +76,11 @@ def check_output(place: Place) -> Iterator[Verdict]:
     if problem := why_not_writable(folder):
         remedy = "give this user the right to write, or name another folder with --output"
         yield fail(about, f"{folder} must be writable, got {problem}", remedy=remedy)
+        return
+    try:
+        check_places(place.output)
+    except CaseError as error:
+        yield refused(error, remedy="empty that folder, or name another one with --output")
         return
     free = shutil.disk_usage(folder).free
     if free < LEAST_OUTPUT_BYTES:

@@ -7,11 +7,14 @@ import os
 import resource
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from operation.doctor_verdicts import Place, Verdict, fail, gib, ok, warn
+from operation.doctor_verdicts import Place, Verdict, fail, gib, ok, refused, warn
+from operation.setting import TIME_LIMIT_VARIABLE, choose_time_limit
+from petct.errors import CaseError
 from petct.memory import free_bytes
 
 # Peaks of docs/performance.md: 2.5 to 2.7 GiB for a common case, 4.6 GiB for the largest, with the demo networks and
@@ -26,6 +29,7 @@ _OTHER_THREADS = 32
 
 _GROUP = Path("/sys/fs/cgroup")
 _SHARED = Path("/dev/shm")
+_PROC = Path("/proc")
 
 
 def check_memory(_place: Place) -> Iterator[Verdict]:
@@ -75,7 +79,9 @@ def check_thread_limit(_place: Place) -> Iterator[Verdict]:
     """Threads and processes that may still be started."""
     needed = _OTHER_THREADS + _THREADS_PER_PROCESSOR * torch.get_num_threads()
     limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
-    left = {} if limit == resource.RLIM_INFINITY or os.geteuid() == 0 else {"RLIMIT_NPROC": limit}
+    left = {}
+    if limit != resource.RLIM_INFINITY and os.geteuid() != 0:
+        left["RLIMIT_NPROC"] = limit - _tasks_of(os.geteuid())
     for folder in (_GROUP, _GROUP / "pids"):
         most, used = _number(folder / "pids.max"), _number(folder / "pids.current")
         if most is not None:
@@ -107,6 +113,16 @@ def check_clock(place: Place) -> Iterator[Verdict]:
         yield ok("clock", time.strftime("%Y-%m-%d %H:%M:%S %Z"))
 
 
+def check_time_limit(_place: Place) -> Iterator[Verdict]:
+    """What the environment says of a case's time limit."""
+    try:
+        limit_s = choose_time_limit(None)
+    except CaseError as error:
+        yield refused(error, remedy=f"unset {TIME_LIMIT_VARIABLE}, or set it to seconds")
+    else:
+        yield ok("time limit", "none" if limit_s is None else f"{limit_s:g} s for each case")
+
+
 def quota_processors() -> float | None:
     """Processors' worth of time that the control group may take, or None for no limit."""
     try:
@@ -124,6 +140,21 @@ def group_memory_bytes() -> int | None:
         limit = _number(_GROUP / "memory" / "memory.limit_in_bytes")
     # Version 1 has no word for "no limit" but a number near 2^63.
     return limit if limit is not None and limit < 1 << 60 else None
+
+
+def _tasks_of(uid: int) -> int:
+    """How many threads a user has, as far as they can be seen; each counts against RLIMIT_NPROC."""
+    tasks = 0
+    for folder in _PROC.iterdir():
+        if folder.name.isdecimal():
+            with suppress(OSError):  # it has just ended, or is hidden
+                if _owner(folder) == uid:
+                    tasks += len(os.listdir(folder / "task"))
+    return tasks
+
+
+def _owner(folder: Path) -> int:
+    return folder.stat().st_uid
 
 
 def _number(file: Path) -> int | None:

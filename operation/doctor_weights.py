@@ -49,6 +49,11 @@ def _check_member(member: Member, *, name: str) -> Verdict:
 def check_organs(networks: Networks) -> Iterator[Verdict]:
     """TotalSegmentator's models for the manifest's task are there, and are the manifest's."""
     settings = networks.manifest.organs
+    if not settings.sha256:
+        rule = "the manifest should give every file's sha256, gives none"
+        remedy = "cases that bring organ maps run without TotalSegmentator; all others are refused"
+        yield warn(f"TotalSegmentator ({settings.task})", rule, remedy=remedy)
+        return
     try:
         check_organ_weights(settings, where="organs")
     except CaseError as error:

@@ -118,17 +118,12 @@ def _scan_inputs(
 
 
 def manifest_file(manifest: Manifest) -> ManifestFile:
-    """The manifest's file, which is read again.
-
-    Raises:
-        OSError: It cannot be read any more.
-    """
-    content = manifest.path.read_bytes()
+    """The manifest's file, as it was read."""
     return ManifestFile(
         name=manifest.name,
         file=manifest.path.name,
-        sha256=hashlib.sha256(content).hexdigest(),
-        text=content.decode("utf-8", errors="replace"),
+        sha256=hashlib.sha256(manifest.content).hexdigest(),
+        text=manifest.content.decode("utf-8"),
     )
 
 

@@ -87,10 +87,7 @@ class Recording:
         self._setting = setting
         if setting.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(setting.device)
-        try:
-            self._manifest = manifest_file(setting.manifest)
-        except OSError as error:
-            raise CaseError(setting.manifest.path.name, "manifest must be readable", error.strerror) from error
+        self._manifest = manifest_file(setting.manifest)
         self._options = Options(
             mode=setting.manifest.mode,
             backend=choose_backend(setting.manifest.backend, device=setting.device),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -109,8 +110,9 @@ def serve(
     """Answer requests until a signal ends the process, or it is in doubt. To be called in the main thread.
 
     It listens from the start, so that `/health` can say that the models are not loaded yet. The process ends with 143
-    on SIGTERM and 130 on SIGINT, within 5 s whatever runs; and with 3 when it can no longer be trusted to run a case
-    (CUDA fails for good, or memory was short for two cases in a row), after that case was answered.
+    on SIGTERM and 130 on SIGINT, within 5 s whatever runs; with 142 on SIGALRM, which is for a case that hangs; and with
+    3 when it can no longer be trusted to run a case (CUDA fails for good, or memory was short for two cases in a row),
+    after that case was answered.
 
     Args:
         load: Loads the models; what it raises ends the server.
@@ -168,5 +170,6 @@ def _run(service: Service, *, runner: CaseRunner) -> None:
 
 
 def _say_stopped(service: Service, *, name: str) -> None:
-    say(f"server: must run until it is stopped, got {name}")
+    is_hung = name == signal.Signals.SIGALRM.name
+    say(f"server: {'case must end in time' if is_hung else 'must run until it is stopped'}, got {name}")
     service.answer(Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"stopped by {name}"))

@@ -81,19 +81,22 @@ class CaseRunner:
         except Stopped:
             raise
         except CaseError as error:
-            return Outcome(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+            was_short = is_out_of_memory(error)  # found out while it ran, and nothing was left to give up
+            return Outcome(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), self._memory_doubt() if was_short else None)
         except BaseException as error:  # a library that would leave must not take the server with it
             log.exception("failed")
             was_short = is_out_of_memory(error)
             message = one_line(f"{type(error).__name__}: {error}")
             rule = "must fit in memory" if was_short else "must not fail on a case that passed all checks"
             line = f"inference: {rule}, got {message}"
-            doubt = _cuda_doubt()
-            if doubt is None and was_short and self._was_out_of_memory:
-                doubt = "memory must suffice, and has not for two cases in a row"
+            doubt = _cuda_doubt() or (self._memory_doubt() if was_short else None)
             return Outcome(HTTPStatus.INTERNAL_SERVER_ERROR, line, doubt)
         finally:
             self._was_out_of_memory = was_short
+
+    def _memory_doubt(self) -> str | None:
+        """Whether something holds memory from case to case: none was left for two of them."""
+        return "memory must suffice, and has not for two cases in a row" if self._was_out_of_memory else None
 
     @contextmanager
     def _temporary_files(self) -> Iterator[None]:

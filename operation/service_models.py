@@ -21,14 +21,17 @@ def load_models(setting: Setting) -> None:
     """Check the digests of all weights, and open every network once as a case does.
 
     After it the libraries are imported, the weights lie in the machine's file cache, and networks are converted for the
-    CPU if they had not been. A case opens its networks one after the other, so that memory need hold no more than one.
+    CPU if they had not been. Organ weights that the manifest does not mention are not wanted as long as cases may bring
+    organ maps. A case opens its networks one after the other, so that memory need hold no more than one.
 
     Raises:
         CaseError: A file is missing or not the manifest's, or its weights are not those of the network.
     """
     started_s = time.monotonic()
     manifest = setting.manifest
-    if setting.organ_source is not OrganSource.GIVEN:
+    if setting.organ_source is OrganSource.AUTO and not manifest.organs.sha256:
+        log.warning("the manifest has no organ weights: cases that bring no organ maps are refused")
+    elif setting.organ_source is not OrganSource.GIVEN:
         check_organ_weights(manifest.organs, where="organs")
         check_pinned(manifest.organs, where="organs")
     members = [member for tracer in Tracer for member in manifest.tracer(tracer).members]

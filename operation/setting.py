@@ -89,7 +89,8 @@ def choose_setting(options: argparse.Namespace) -> Setting:
     """The setting that options ask for.
 
     Raises:
-        CaseError: The manifest cannot be read, the device is not there, or the time limit is no number of seconds.
+        CaseError: The manifest is missing or cannot be read, the device is not there, or the time limit is no number of
+            seconds.
     """
     time_limit_s = choose_time_limit(options.time_limit)
     manifest = read_manifest(choose_manifest(options.manifest))
@@ -124,11 +125,26 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def choose_manifest(wanted: Path | None) -> Path:
-    """The manifest asked for, else the model tarball's, else the image's own."""
-    shipped = MODEL_TARBALL / MANIFEST_NAME
+    """The manifest asked for, else the model tarball's, else the image's own.
+
+    Raises:
+        CaseError: There is a model tarball, and no manifest in it: the image's own would run other networks.
+    """
     if wanted is not None:
         return wanted
-    return shipped if shipped.exists() else DEFAULT_MANIFEST
+    shipped = MODEL_TARBALL / MANIFEST_NAME
+    if shipped.is_file():
+        return shipped
+    try:
+        held = sorted(path.name for path in MODEL_TARBALL.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        held = []
+    except OSError as error:
+        raise CaseError(str(MODEL_TARBALL), "model tarball must be readable", error.strerror) from error
+    if held:
+        rule = f"model tarball must hold the file {MANIFEST_NAME} at its top"
+        raise CaseError(str(MODEL_TARBALL), rule, ", ".join(held[:5]))
+    return DEFAULT_MANIFEST
 
 
 def choose_time_limit(wanted: str | None) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -163,6 +163,7 @@ class Manifest:
         organs: How organs are found.
         psma: Settings of the PSMA scan.
         fdg: Settings of the FDG scan.
+        content: What the file held when it was read; empty if it was not read from a file.
     """
 
     path: Path
@@ -175,6 +176,7 @@ class Manifest:
     organs: OrganSettings
     psma: TracerSettings
     fdg: TracerSettings
+    content: bytes = field(default=b"", repr=False, compare=False)
 
     def tracer(self, tracer: Tracer) -> TracerSettings:
         """The settings of one tracer."""
@@ -196,13 +198,14 @@ def read_manifest(path: Path) -> Manifest:
     if not path.is_file():
         raise CaseError(where, "manifest file is missing", str(path))
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        entries = tomllib.loads(content.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CaseError(where, "manifest must be TOML in UTF-8", str(error)) from error
     except OSError as error:
         raise CaseError(where, "manifest must be readable", error.strerror) from error
     root = path.resolve().parent
-    top = TypedTable(content, where=where)
+    top = TypedTable(entries, where=where)
     manifest = Manifest(
         path=path,
         name=top.text("name"),
@@ -214,6 +217,7 @@ def read_manifest(path: Path) -> Manifest:
         organs=_organ_settings(top.table("organs"), root),
         psma=_tracer_settings(top.table("psma"), root, refined=False),
         fdg=_tracer_settings(top.table("fdg"), root, refined=True),
+        content=content,
     )
     top.finish()
     return manifest

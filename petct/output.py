@@ -24,8 +24,8 @@ MASK_FOLDERS: Mapping[Tracer, str] = {Tracer.PSMA: PSMA_FOLDER, Tracer.FDG: FDG_
 def prepare_output(output: Path) -> None:
     """Make the output folder, and take an earlier run's masks out of it; call this before reading the case.
 
-    A case that is then refused must not leave another case's masks behind to be taken for its own. The platform wants
-    one file per socket, so a file that is not ours is refused rather than deleted.
+    A case that is then refused must not leave another case's masks behind to be taken for its own, so they go before
+    anything is refused. The platform wants one file per socket, so a file that is not ours is refused, not deleted.
 
     Args:
         output: The output folder.
@@ -33,10 +33,25 @@ def prepare_output(output: Path) -> None:
     Raises:
         CaseError: It cannot be made or written to, or a socket's folder holds something else.
     """
+    take_away_masks(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CaseError(str(output), "output must be a folder that can be written to", error.strerror) from error
+    check_places(output)
+    for place in MASK_FOLDERS.values():
+        for name in (MASK_NAME, HIDDEN_NAME):
+            if os.path.lexists(output / place / name):
+                raise CaseError(str(output / place / name), "an earlier mask must be removable")
+
+
+def check_places(output: Path) -> None:
+    """Check that both masks can be written into an output folder, and that nothing else lies where they go.
+
+    Raises:
+        CaseError: A folder that is there cannot be written to, or a socket's folder holds something that is no mask of
+            ours.
+    """
     for folder in (output, output / "images", *(output / place for place in MASK_FOLDERS.values())):
         if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
             raise CaseError(str(folder), "output must be a folder that can be written to")
@@ -45,9 +60,6 @@ def prepare_output(output: Path) -> None:
         foreign = sorted(path.name for path in (output / place).glob("*") if path.name not in ours)
         if foreign:
             raise CaseError(str(output / place), f"must hold nothing but {MASK_NAME}", ", ".join(foreign[:5]))
-    for place in MASK_FOLDERS.values():
-        for name in ours:
-            (output / place / name).unlink(missing_ok=True)
 
 
 def write_masks(

@@ -175,6 +175,8 @@ sleep 3
 expect 409 POST /invoke 10
 stop "SIGTERM while a case runs"
 wait "$running" || true
+read -r status _ <"$work/answer" || true
+[ "$status" = 503 ] || fail "a stopped case must be answered 503, got $status"
 [ -z "$(find "$work/output" -type f)" ] || fail "a stopped case must leave no masks"
 [ -z "$(find "$work/tmp" -mindepth 1 -maxdepth 1 -name 'case-*')" ] || fail "a stopped case must leave no temporary files"
 say "passed"

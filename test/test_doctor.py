@@ -56,6 +56,7 @@ def test_a_machine_that_will_do(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         r"(ok  |warn) processors: ",
         r"ok   threads: ",
         r"ok   clock: \d{4}-",
+        r"ok   time limit: ",
         r"ok   torch: PyTorch 2\.8\.0.*, networks run on the CPU",
         r"ok   openvino: ",
         r"ok   PSMA plain_801: 4 files, sha256 as the manifest says; 1 fold of a plain network with 2 channels",
@@ -84,6 +85,14 @@ def test_a_manifest_that_cannot_be_read_leaves_the_machine_to_be_judged(
     assert any(line.startswith("ok   torch: ") for line in lines)
     assert not any("forward pass" in line for line in lines)
     assert lines[-1].endswith(" 1 failed: cases cannot run here")
+
+
+def test_no_manifest_where_there_should_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(_wanted: Path | None) -> Path:
+        raise CaseError("/opt/ml/model", "model tarball must hold manifest.toml", "weights")
+
+    assert main([], default_manifest=refuse) == 1
+    assert told(capsys)[0].startswith("FAIL /opt/ml/model: model tarball must hold manifest.toml, got weights -> ")
 
 
 def test_damaged_weights_are_named_each_in_its_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ def test_processors(threads: int, quota: str, expected: str, monkeypatch: pytest
         (1000, resource.RLIM_INFINITY, "max", "ok   threads: no limit"),
         (0, 10, "max", "ok   threads: no limit"),  # root is not bound by RLIMIT_NPROC
         (1000, 4000, "512", "ok   threads: 500 more allowed by the control group"),
-        (1000, 60, "512", "FAIL threads: RLIMIT_NPROC must leave 64 threads and processes or more, got 60 -> "),
+        (1000, 400, "512", "ok   threads: 397 more allowed by RLIMIT_NPROC"),
+        (1000, 66, "512", "FAIL threads: RLIMIT_NPROC must leave 64 threads and processes or more, got 63 -> "),
         (1000, 4000, "70", "FAIL threads: the control group must leave 64 threads and processes or more, got 58 -> "),
     ],
 )
@@ -107,11 +108,28 @@ def test_threads(
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)  # 32 + 8 x 4 = 64
     monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setattr(doctor_machine, "_owner", lambda folder: 1000)
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, limit))
     monkeypatch.setattr(doctor_machine, "_GROUP", tmp_path)
+    monkeypatch.setattr(doctor_machine, "_PROC", tmp_path / "proc")
+    for task in ("11/task/11", "11/task/12", "13/task/13"):  # two processes of this user, three threads in all
+        (tmp_path / "proc" / task).mkdir(parents=True)
+    (tmp_path / "proc" / "self").mkdir()
     (tmp_path / "pids.max").write_text(f"{group}\n")
     (tmp_path / "pids.current").write_text("12\n")
     assert the_verdict(doctor_machine.check_thread_limit).startswith(expected)
+
+
+def test_the_time_limit_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PSMA_FDG_TTB_TIME_LIMIT_S", raising=False)
+    assert the_verdict(doctor_machine.check_time_limit) == "ok   time limit: 1500 s for each case"
+    monkeypatch.setenv("PSMA_FDG_TTB_TIME_LIMIT_S", "none")
+    assert the_verdict(doctor_machine.check_time_limit) == "ok   time limit: none"
+    monkeypatch.setenv("PSMA_FDG_TTB_TIME_LIMIT_S", "25min")
+    assert the_verdict(doctor_machine.check_time_limit) == (
+        "FAIL PSMA_FDG_TTB_TIME_LIMIT_S: time limit must be seconds above 0, or none, got '25min' -> "
+        "unset PSMA_FDG_TTB_TIME_LIMIT_S, or set it to seconds"
+    )
 
 
 def test_shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -189,6 +207,19 @@ def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert the_verdict(doctor_folders.check_output, output=tmp_path).startswith(
         f"FAIL output: {tmp_path} must have 256 MiB free or more, got 1 MiB -> "
     )
+
+
+def test_an_output_folder_that_a_case_would_be_refused_for(tmp_path: Path) -> None:
+    folder = tmp_path / "images" / "fdg-pet-ttb"
+    folder.mkdir(parents=True)
+    (folder / "ttb.mha").write_bytes(b"an earlier run's")
+    assert the_verdict(doctor_folders.check_output, output=tmp_path).startswith("ok   output: ")
+    (folder / "mine.nrrd").touch()
+    assert the_verdict(doctor_folders.check_output, output=tmp_path) == (
+        f"FAIL {folder}: must hold nothing but ttb.mha, got mine.nrrd -> "
+        "empty that folder, or name another one with --output"
+    )
+    assert (folder / "ttb.mha").exists()  # looking takes nothing away
 
 
 def test_a_full_disk_is_not_writable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -299,14 +299,21 @@ def test_an_earlier_run_s_masks_are_taken_away_first(tmp_path):
     assert _files(output) == ["log.txt"]
 
 
-def test_somebody_else_s_files_are_refused_and_nothing_is_deleted(tmp_path):
+def test_somebody_else_s_files_are_refused_and_kept_but_no_earlier_mask_is(tmp_path):
     output = tmp_path / "output"
     write_masks(_masks(), folder=output)
     (output / "images/fdg-pet-ttb/mine.mha").write_bytes(b"precious")
-    before = _files(output)
     with pytest.raises(CaseError, match=r"images/fdg-pet-ttb: must hold nothing but ttb\.mha, got mine\.mha$"):
         prepare_output(output)
-    assert _files(output) == before
+    assert _files(output) == ["images/fdg-pet-ttb/mine.mha"]
+
+
+def test_an_earlier_mask_that_stays_is_refused(tmp_path, monkeypatch):
+    output = tmp_path / "output"
+    write_masks(_masks(), folder=output)
+    monkeypatch.setattr("petct.output.take_away_masks", lambda _: None)  # as where it is somebody else's
+    with pytest.raises(CaseError, match=r"images/psma-pet-ttb/ttb\.mha: an earlier mask must be removable$"):
+        prepare_output(output)
 
 
 def test_an_output_that_is_no_folder_is_refused(tmp_path):

@@ -300,6 +300,22 @@ def test_the_tarballs_manifest_wins_over_the_images_and_the_users_over_both(
     assert manifest_of("--manifest", str(users)) == f"manifest: user ({users})"
 
 
+@pytest.mark.parametrize("held", ["weights/manifest.toml", "Manifest.toml", "manifest.toml/file"])
+def test_a_model_tarball_without_a_manifest_is_refused_and_the_images_networks_do_not_run(
+    held: str, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tarball = tmp_path / "tarball"
+    (tarball / held).parent.mkdir(parents=True)
+    (tarball / held).touch()
+    monkeypatch.setattr(setting, "MODEL_TARBALL", tarball)
+    output = ["--input", str(tmp_path / "none"), "--output", str(tmp_path / "masks")]
+    assert inference.main(output) == 1
+    line = f"{tarball}: model tarball must hold the file manifest.toml at its top, got {held.split('/')[0]}\n"
+    assert capsys.readouterr().err == line
+    assert inference.main([*output, "--manifest", str(write_manifest(models, name="user"))]) == 1
+    assert "input" in capsys.readouterr().err  # what is asked for by name is run
+
+
 def test_the_platforms_folders_are_the_defaults() -> None:
     assert (str(setting.INPUT), str(setting.OUTPUT)) == ("/input", "/output")
     assert str(setting.MODEL_TARBALL / MANIFEST_NAME) == "/opt/ml/model/manifest.toml"

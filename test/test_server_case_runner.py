@@ -14,6 +14,7 @@ from operation.ending import Stopped
 from operation.service_case import CaseRunner
 from petct import temporary
 from petct.decisions import decide, decisions
+from petct.errors import CaseError
 from petct.stages import add, count, counts, stage_seconds
 
 
@@ -137,6 +138,16 @@ def test_memory_that_is_short_for_two_cases_in_a_row_is_a_doubt(
     runner = CaseRunner(invoke, clear=lambda: None)
     doubts = [runner.run().doubt for _ in range(6)]
     assert doubts == [None] * 5 + ["memory must suffice, and has not for two cases in a row"]
+
+
+def test_a_refusal_for_want_of_memory_in_the_middle_of_two_cases_is_a_doubt_too() -> None:
+    def invoke() -> None:
+        raise CaseError("PSMA network", "must fit in memory", "0.1 GiB left") from MemoryError("array")
+
+    runner = CaseRunner(invoke, clear=lambda: None)
+    outcomes = [runner.run() for _ in range(2)]
+    assert [outcome.status for outcome in outcomes] == [HTTPStatus.UNPROCESSABLE_ENTITY] * 2
+    assert [outcome.doubt for outcome in outcomes] == [None, "memory must suffice, and has not for two cases in a row"]
 
 
 def test_a_refusal_is_no_shortage_of_memory() -> None:

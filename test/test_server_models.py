@@ -1,6 +1,7 @@
 """Loading the models: what would fail a case fails before the server is healthy."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,19 @@ def test_weights_that_are_not_the_networks(setting: Setting) -> None:
     content = (psma.folder / fold_file(0, psma.checkpoint)).read_bytes()
     with pytest.raises(CaseError, match="member fdg fold 0: weights must be a safetensors file"):
         load_models(with_weights(setting, content[: len(content) // 2], has_digest=True))
+
+
+def test_organ_weights_that_the_manifest_does_not_mention_are_the_cases_matter(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    organs = replace(setting.manifest.organs, sha256={})
+    without = replace(setting, manifest=replace(setting.manifest, organs=organs))
+    for file in organs.weights.rglob("*.pth"):
+        file.unlink()
+    load_models(without)
+    assert "cases that bring no organ maps are refused" in caplog.text
+    with pytest.raises(CaseError, match="organs: TotalSegmentator's weights are missing"):
+        load_models(replace(without, organ_source=OrganSource.TOTALSEGMENTATOR))
 
 
 def test_organ_weights_are_wanted_unless_maps_are_given(setting: Setting) -> None:

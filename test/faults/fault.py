@@ -119,6 +119,7 @@ class Ended:
         seconds: From start to end.
         seconds_after_signal: From the last signal to the end; None without one.
         has_struck: Whether the fault did.
+        has_hung: Whether it did not end by itself.
         files_left: Temporary files that are left, caches and the run record apart.
         processes_left: Processes of the run that are left.
     """
@@ -129,6 +130,7 @@ class Ended:
     seconds: float
     seconds_after_signal: float | None
     has_struck: bool
+    has_hung: bool
     files_left: tuple[str, ...]
     processes_left: tuple[str, ...]
 

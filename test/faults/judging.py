@@ -32,6 +32,8 @@ def faults_of(
     wrong = []
     if fault.inject and not ended.has_struck:
         wrong.append("the fault has never struck")
+    if ended.has_hung:
+        wrong.append("it hung, and was killed")
     masks = place.masks()
     has_masks = len(masks) == len(Tracer)
     may_have, must_have = fault.outcome in (Outcome.MASKS, Outcome.EITHER), fault.outcome is Outcome.MASKS

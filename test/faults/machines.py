@@ -146,6 +146,7 @@ def _watch(
     """Wait for the strike, do what the fault does from outside, wait for the end."""
     started_s = time.monotonic()
     signalled_s: float | None = None
+    has_hung = False
     try:
         if fault.signals or fault.react:
             while not place.marker.exists() and process.poll() is None:
@@ -162,6 +163,7 @@ def _watch(
                 time.sleep(_BETWEEN_SIGNALS_S)
         process.wait(timeout=LIMIT_S)
     except subprocess.TimeoutExpired:
+        has_hung = True
         send(signal.SIGKILL)
         process.wait()
     ended_s = time.monotonic()
@@ -173,6 +175,7 @@ def _watch(
         seconds=ended_s - started_s,
         seconds_after_signal=None if signalled_s is None else ended_s - signalled_s,
         has_struck=place.marker.exists(),
+        has_hung=has_hung,
         files_left=files_left(place.tmp),
         processes_left=_settled(left),
     )

@@ -73,9 +73,10 @@ class Trials:
         key = fault.is_large, fault.finds_organs
         if key not in self._references:
             with self._place(fault) as place:
-                ended = self._machine.run(
-                    Fault("none", "whole run", Outcome.MASKS, is_large=fault.is_large), place=place
+                undisturbed = Fault(
+                    "none", "whole run", Outcome.MASKS, is_large=fault.is_large, finds_organs=fault.finds_organs
                 )
+                ended = self._machine.run(undisturbed, place=place)
                 masks = voxels_of(place)
             if ended.code or ended.stderr or len(masks) != len(Tracer) or not all(map(np.any, masks.values())):
                 raise RuntimeError(f"an undisturbed run must give masks and leave stderr empty, got {ended}")
