@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from nnunetv2.configuration import ANISO_THRESHOLD
-from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from petct.errors import CaseError
@@ -36,11 +35,21 @@ class Spline:
     separate_z_anisotropy_threshold: float = ANISO_THRESHOLD
 
     def separate_axis(self, spacing_mm: Sequence[float], new_spacing_mm: Sequence[float]) -> int | None:
-        """The axis that is resampled by itself, after the other two; None if there is none."""
-        separate, axis = determine_do_sep_z_and_axis(
-            self.force_separate_z, spacing_mm, new_spacing_mm, self.separate_z_anisotropy_threshold
-        )
-        return int(axis) if separate else None
+        """The axis that is resampled by itself, after the other two; None if there is none.
+
+        As nnU-Net's `determine_do_sep_z_and_axis`, whose module takes a third of a second to import.
+        """
+        if self.force_separate_z is None:
+            thick = [spacing for spacing in (spacing_mm, new_spacing_mm) if self._is_anisotropic(spacing)]
+        else:
+            thick = [spacing_mm] if self.force_separate_z else []
+        if not thick:
+            return None
+        axes = [axis for axis, size in enumerate(thick[0]) if max(thick[0]) / size == 1.0]
+        return axes[0] if len(axes) == 1 else None
+
+    def _is_anisotropic(self, spacing_mm: Sequence[float]) -> bool:
+        return max(spacing_mm) / min(spacing_mm) > self.separate_z_anisotropy_threshold
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,14 @@ def read_recipe(plans: PlansManager, configuration: ConfigurationManager, *, cha
         ),
         resampling=Resampling.from_plans(configuration.configuration, what="data"),
     )
+
+
+def resampled_shape(
+    shape: Sequence[int], *, spacing_mm: Sequence[float], new_spacing_mm: Sequence[float]
+) -> tuple[int, ...]:
+    """Number of voxels along each axis after resampling, as nnU-Net's `compute_new_shape` has it."""
+    # In nnU-Net's order of operations: another one may round to another number of voxels.
+    return tuple(round(old / new * length) for old, new, length in zip(spacing_mm, new_spacing_mm, shape, strict=True))
 
 
 def three(values: Iterable[T]) -> tuple[T, T, T]:

@@ -18,13 +18,12 @@ import numpy.typing as npt
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import get_bbox_from_mask
 from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
-from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
 from petct.channels import Channel
 from petct.geometry import Grid
 from petct.stages import stage
-from segmentation.plans import Normalisation, Recipe, three
+from segmentation.plans import Normalisation, Recipe, resampled_shape, three
 from segmentation.resampling import Box, Part, resample
 
 Float = npt.NDArray[np.float32]
@@ -64,7 +63,7 @@ class Placement:
     @property
     def network_shape(self) -> tuple[int, ...]:
         """Number of voxels of the box, in the network's voxels."""
-        return tuple(int(size) for size in compute_new_shape(self.box_shape, self.spacing_mm, self.network_spacing_mm))
+        return resampled_shape(self.box_shape, spacing_mm=self.spacing_mm, new_spacing_mm=self.network_spacing_mm)
 
 
 @dataclass(frozen=True)

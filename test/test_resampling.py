@@ -8,11 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
+from nnunetv2.preprocessing.resampling.default_resampling import (
+    compute_new_shape,
+    determine_do_sep_z_and_axis,
+    resample_data_or_seg_to_shape,
+)
 from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
 
 from segmentation import resampling
-from segmentation.plans import Resampling
+from segmentation.plans import Resampling, Spline, resampled_shape
 from segmentation.resampling import Box, Part, resample, resample_slabs
 
 CPU = torch.device("cpu")
@@ -109,6 +113,29 @@ def test_any_volume_is_resampled_as_by_nnunet(
     **arguments: Any,
 ) -> None:
     check(volume((channels, *shape), dtype), new_shape, **arguments)
+
+
+sizes_mm = st.one_of(st.floats(0.02, 100.0), st.sampled_from([2.0, np.nextafter(2.0, 3.0), 6.0, 6.5]))
+any_spacing = st.tuples(sizes_mm, sizes_mm, sizes_mm)
+
+
+@settings(max_examples=500)
+@given(force=st.sampled_from([None, True, False]), threshold=st.floats(1.0, 5.0), spacing=any_spacing, new=any_spacing)
+def test_the_axis_that_is_resampled_by_itself_is_nnunets(
+    force: bool | None, threshold: float, spacing: tuple[float, ...], new: tuple[float, ...]
+) -> None:
+    is_apart, axis = determine_do_sep_z_and_axis(force, spacing, new, threshold)
+    spline = Spline(force_separate_z=force, separate_z_anisotropy_threshold=threshold)
+    assert spline.separate_axis(spacing, new) == (axis if is_apart else None)
+
+
+@settings(max_examples=500)
+@given(shape=st.tuples(*[st.integers(1, 2000)] * 3), spacing=any_spacing, new=any_spacing)
+def test_the_number_of_voxels_is_nnunets(
+    shape: tuple[int, ...], spacing: tuple[float, ...], new: tuple[float, ...]
+) -> None:
+    expected = tuple(compute_new_shape(shape, spacing, new).tolist())
+    assert resampled_shape(shape, spacing_mm=spacing, new_spacing_mm=new) == expected
 
 
 @pytest.mark.usefixtures("thin_slabs")
