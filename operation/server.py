@@ -110,9 +110,9 @@ def serve(
     """Answer requests until a signal ends the process, or it is in doubt. To be called in the main thread.
 
     It listens from the start, so that `/health` can say that the models are not loaded yet. The process ends with 143
-    on SIGTERM and 130 on SIGINT, within 5 s whatever runs; with 142 on SIGALRM, which is for a case that hangs; and with
-    3 when it can no longer be trusted to run a case (CUDA fails for good, or memory was short for two cases in a row),
-    after that case was answered.
+    on SIGTERM and 130 on SIGINT, within 5 s whatever runs; with 142 on SIGALRM, which is for a case that hangs; and
+    with 3 when it can no longer be trusted to run a case (CUDA fails for good, or memory was short for two cases in a
+    row), after that case was answered.
 
     Args:
         load: Loads the models; what it raises ends the server.
