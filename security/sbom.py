@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lock", type=Path, required=True, help="the lock that was installed from")
     parser.add_argument("--debian", type=Path, help="Debian's packages, by dpkg-query")
     options = parser.parse_args(arguments)
+    if options.output.is_dir():
+        parser.error(f"output must be a file, got the folder {options.output}")
     lock = read_lock(options.lock.read_text(encoding="utf-8"))
     lines = options.debian.read_text(encoding="utf-8").splitlines() if options.debian else []
     bom = complete(json.loads(options.bom.read_text(encoding="utf-8")), lock=lock, debian=lines)
