@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ from postprocessing.lesions import label_lesions
 from postprocessing.refine import refine
 from postprocessing.regrow import regrow
 from postprocessing.threshold import threshold
-from segmentation.beside_networks import AtOnce, beside_networks
+from segmentation.beside_networks import AtOnce, BesideWork, beside_networks
 from segmentation.ensemble import Running, ScanEnsemble
 from segmentation.memory_use import MemoryUse
 from segmentation.organ_maps import OrganSource, needs_totalsegmentator, organ_maps
@@ -163,8 +164,9 @@ def segment_case(
         for scan in scans:
             predicted = Predicted.of(scan, probabilities=next(in_turn))
             settings = manifest.tracer(scan.scan.tracer)
-            outlined.append(background.submit(outline, predicted, tracer=scan.scan.tracer, settings=settings))
-            del predicted
+            work = partial(outline, predicted, tracer=scan.scan.tracer, settings=settings)
+            outlined.append(BesideWork(work, background=background, what=f"{scan.scan.tracer.name} outline"))
+            del predicted, work
         psma, fdg = (mask.result() for mask in outlined)
     return {Tracer.PSMA: psma, Tracer.FDG: refine_fdg(fdg, psma=psma, settings=manifest.fdg)}
 
@@ -220,8 +222,7 @@ def organ_settings(
         ensemble_on(case.scan(tracer), organs=None, manifest=manifest, device=device, is_everywhere=False)
         for tracer in Tracer
     ]
-    timeout_s = pace.organ_timeout_s(manifest.organs.timeout_s, scans=scans, cts=len(lacking))
-    return replace(manifest.organs, timeout_s=timeout_s)
+    return pace.organ_settings(manifest.organs, scans=scans, cts=len(lacking))
 
 
 def predict_scan(scan: Scan, *, organs: sitk.Image, manifest: Manifest, device: torch.device) -> Predicted:

@@ -32,10 +32,12 @@ class Outcome:
     """How a simulated case ended.
 
     Attributes:
+        folds: All folds that were asked for, by their names.
         executed: What was run.
         ended_s: When masks would have been on the disk.
+        otherwise_ended_s: The same if the last piece of work, which nothing interrupts, had not been begun, and no
+            stall had come then.
         limit_s: When they had to be there.
-        longest_s: The longest piece of work, which nothing interrupts.
         value: Share of the ensemble that was run, see `value_of`.
         best: The same of what somebody would have run who knew everything before.
         has_time: Whether there was time for ten windows of each scan, with all the work around them.
@@ -44,15 +46,21 @@ class Outcome:
             single window of some network no more than a fiftieth.
     """
 
+    folds: tuple[str, ...]
     executed: Executed
     ended_s: float
+    otherwise_ended_s: float
     limit_s: float
-    longest_s: float
     value: float
     best: float
     has_time: bool
     is_steady: bool
     fits_easily: bool
+
+    @property
+    def is_late(self) -> bool:
+        """Whether work was begun when there was no time for more than what comes after the networks."""
+        return self.otherwise_ended_s > self.limit_s
 
     @property
     def empty_masks(self) -> int:
@@ -101,12 +109,14 @@ def simulate(
             _run(scan, [work for work in works[1:] if work.member == first], pace=pace, is_ready=True)
         for member in dict.fromkeys(work.member for work in works if work.member != first):
             _run(scan, [work for work in works if work.member == member], pace=pace, is_ready=False)
+    otherwise_ended_s = device.would_end_s(device.begun_s, after_s(scans))
     device.work(after_s(scans))
     return Outcome(
+        folds=tuple(str(work.task) for scan in scans for work in scan.folds()),
         executed=pace.executed,
         ended_s=device.now_s,
         limit_s=limit_s,
-        longest_s=device.longest_s,
+        otherwise_ended_s=otherwise_ended_s,
         value=value_of(pace.executed, scans=scans, mode=mode),
         best=best,
         has_time=has_time,
@@ -167,7 +177,7 @@ class Summary:
 
     Attributes:
         cases: How many.
-        late: How many were late: beyond the limit by more than one piece of work, which nothing interrupts.
+        late: How many were late: by more than one piece of work, which nothing interrupts.
         beyond_limit: How many were beyond the limit at all.
         beyond_at_rest: Those of them on steady devices.
         without_windows: Scans without a single window, whose mask is empty, in cases with time for ten of each scan.
@@ -201,7 +211,7 @@ def summarise(outcomes: Sequence[Outcome]) -> Summary:
     fitting = [one for one in outcomes if one.fits_easily]
     return Summary(
         cases=len(outcomes),
-        late=sum(one.ended_s > one.limit_s + one.longest_s for one in outcomes),
+        late=sum(one.is_late for one in outcomes),
         beyond_limit=sum(one.ended_s > one.limit_s for one in outcomes),
         beyond_at_rest=sum(one.ended_s > one.limit_s for one in outcomes if one.is_steady),
         without_windows=sum(one.empty_masks for one in outcomes if one.has_time),

@@ -49,13 +49,13 @@ class SimulatedDevice:
         behaviour: How fast it is.
         random: Makes the noise.
         now_s: The clock, in seconds after the case began.
-        longest_s: The longest piece of work, which nothing interrupts.
+        begun_s: When the last piece of work was begun, which nothing interrupts.
     """
 
     behaviour: Behaviour
     random: random.Random
     now_s: float = 0.0
-    longest_s: float = field(default=0.0, init=False)
+    begun_s: float = field(default=0.0, init=False)
 
     def clock(self) -> float:
         """The time."""
@@ -63,10 +63,9 @@ class SimulatedDevice:
 
     def compute(self, flops: float) -> None:
         """Let the time pass that so many operations take."""
-        before_s = self.now_s
+        self.begun_s = self.now_s
         noise = math.exp(self.random.gauss(0.0, self.behaviour.noise)) if self.behaviour.noise else 1.0
         self.now_s = self._ends(self.now_s, flops * noise)
-        self.longest_s = max(self.longest_s, self.now_s - before_s)
 
     def work(self, reference_s: float) -> None:
         """Let the time pass that other work takes which lasts so long on the reference machine's host."""
@@ -84,6 +83,11 @@ class SimulatedDevice:
         # While it stands still it becomes slower, too.
         stalled = self._done(high) - self._done(low) if high > low else 0.0
         return self._done(end_s) - self._done(start_s) - stalled
+
+    def would_end_s(self, start_s: float, reference_s: float) -> float:
+        """When such work ends if it begins at a time and the device does not stand still meanwhile."""
+        end_s = self._ends(start_s, self.other_flops(reference_s))
+        return end_s - max(0.0, min(end_s, self._stall_end_s) - max(start_s, self.behaviour.stall_at_s))
 
     @property
     def _stall_end_s(self) -> float:

@@ -18,7 +18,7 @@ from operation.network_cost import window_flops
 from petct.channels import OrganEncoding
 from petct.manifest import Architecture, Backend, Checkpoint, Member, Mode
 from segmentation.fold_runs import FoldRun
-from segmentation.pace import Allowance, FoldGivenUp, FoldTask, FoldWork, Pace
+from segmentation.pace import Allowance, FoldGivenUp, FoldTask, FoldWork, Pace, WindowTimes
 from segmentation.packed_model import PackedModel, Precision
 from segmentation.running import FAST_MIRRORINGS, Running
 
@@ -99,12 +99,13 @@ class SimulatedScan:
         self.has_looked = True
         self._device.work(self.voxels * _LOOK_S_PER_VOXEL)
 
-    def time_window(self, work: FoldWork) -> float:
+    def time_window(self, work: FoldWork) -> WindowTimes:
         """Open a network and run one window."""
-        self._device.work(_OPENING_S)
         started_s = self._device.now_s
+        self._device.work(_OPENING_S)
+        opened_s = self._device.now_s
         self._device.compute(_flops(work))
-        return self._device.now_s - started_s
+        return WindowTimes(open_s=opened_s - started_s, pass_s=self._device.now_s - opened_s)
 
     def settle(self, *, mode: Mode, first: FoldTask | None) -> None:
         """Choose mode and order."""
@@ -146,8 +147,7 @@ class SimulatedScan:
             return done
         asked: list[int] = []
         while len(asked) < windows and (now := allowance.next_mirrorings(len(asked))):
-            for _ in range(now):
-                self._device.compute(_flops(work))
+            self._device.compute(now * _flops(work))  # nobody is asked before all mirrorings of a window are done
             asked.append(now)
         whole = asked.count(mirrorings)
         return replace(

@@ -14,28 +14,19 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-import torch
-
 from operation.deadline_books import MARGIN, Books
+from operation.deadline_pilot import Measure, first_plan
 from operation.deadline_plan import Plan
 from operation.deadline_watch import Watch
 from operation.machine_speed import MachineSpeed, measure_speed
 from petct.decisions import decide
-from petct.manifest import Mode
+from petct.manifest import Mode, OrganSettings
 from segmentation.fold_runs import Executed, FoldRun
 from segmentation.pace import Allowance, FoldTask, ScanFolds
+from segmentation.totalsegmentator import HurriedOrganSettings
 
-_COMFORTABLE = 6.0  # times as long as predicted; the quick measurement is not wrong by more
-_FIRST_MARGIN = 1.1  # the mode is chosen for good, after one network was timed
-_PILOT_SHARE = 0.1  # a window that takes longer than this share of what is left is not worth timing
-_STALL = (
-    3.0  # times as long as predicted: a window is timed again if that is no more than such a share, or not believed
-)
 _NEARLY_DONE = 0.25  # a fold with less than this left is not given up for being slow
 _LEAST_ORGANS_SHARE = 0.5  # of what is left may go to finding the organs, whatever the networks take
-
-# Measures a device, the second time with windows of a size.
-Measure = Callable[[torch.device, Sequence[int] | None], MachineSpeed]
 
 
 class Deadline:
@@ -63,7 +54,7 @@ class Deadline:
         self._clock = clock
         self._measure = measure
         self._lock = threading.RLock()
-        self._speed: MachineSpeed | None = None
+        self._speeds: dict[str, MachineSpeed] = {}  # by the kind of device: it may have been too small
         self._begun: Books | None = None
         self._tried: dict[FoldTask, int] = {}  # with how many mirrorings a fold was begun last
         self._watch: Watch | None = None
@@ -73,27 +64,25 @@ class Deadline:
         """What has been run so far."""
         return Executed(Mode.EXACT, ()) if self._begun is None else self._begun.executed
 
-    def organ_timeout_s(self, wanted_s: float, *, scans: Sequence[ScanFolds], cts: int) -> float:
-        """How long finding the organs may take for each of so many CTs: what the networks' least work leaves."""
+    def organ_settings(self, wanted: OrganSettings, *, scans: Sequence[ScanFolds], cts: int) -> OrganSettings:
+        """How the organs of so many CTs are found, all of them in no more time than the networks' least work leaves."""
         books = self._open(scans)
         least_s = 0.0
         for first in books.starters.values():
             cost = books.cost(first)
             least_s += MARGIN * (cost.member_s + cost.seconds(mode=Mode.FAST, mirrorings=1))
-        allowed_s = max(books.left_s - least_s, _LEAST_ORGANS_SHARE * books.left_s, 1.0) / max(cts, 1)
-        if allowed_s >= wanted_s:
-            return wanted_s
+        total_s = max(books.left_s - least_s, _LEAST_ORGANS_SHARE * books.left_s, 1.0)
+        if total_s >= cts * wanted.timeout_s:
+            return wanted
         because = f"{books.left_s:.0f} s are left, and the networks take {least_s:.0f} s at least"
-        decide("organs", f"at most {allowed_s:.0f} s for each CT", because=because)
-        return allowed_s
+        decide("organs", f"at most {total_s:.0f} s for {'the CT' if cts == 1 else f'{cts} CTs'}", because=because)
+        return HurriedOrganSettings(**vars(wanted), total_s=total_s)
 
     def begin(self, scans: Sequence[ScanFolds]) -> None:
         """Choose and settle what the scans' ensembles are to do, PSMA first."""
         with self._lock:
             self._begun = books = self._open(scans)
-            plan = wanted = books.wanted()
-            if _COMFORTABLE * wanted.seconds > books.left_s:
-                wanted, plan = _careful_plan(books, measure=self._measure)
+            wanted, plan = first_plan(books, measure=self._measure)
             because = books.reason(wanted, but=plan)
             books.is_settled = True
             for scan in scans:
@@ -114,10 +103,9 @@ class Deadline:
                 return True
             # Less of what is being run is left than all of it, but how much is not known: nothing is counted.
             plan = books.fit(without=books.current)
-            if books.left_s > 0 and any(plan.mirrorings[task] for task in waiting):
+            if any(plan.mirrorings[task] and books.has_time(task) for task in waiting):
                 return True
-            for task in waiting:
-                self._give_up(task, plan)
+            self._give_up(waiting, because=books.reason(books.wanted(), but=plan))
             return False
 
     def allow(self, task: FoldTask) -> Allowance:
@@ -131,12 +119,12 @@ class Deadline:
             plan, cost = books.fit(), books.cost(task)
             tried = self._tried.get(task)
             mirrorings = plan.mirrorings[task] if tried is None else min(plan.mirrorings[task], tried // 2)
-            if books.is_protected(task):
+            if books.is_protected(task) and books.left_s > 0:
                 mirrorings = max(mirrorings, 1)
                 if tried is not None or plan.mirrorings != books.wanted().mirrorings:
                     return self._one_by_one(task, plan, mirrorings=mirrorings)
-            if mirrorings == 0:
-                self._give_up(task, plan)
+            if mirrorings == 0 or books.left_s <= 0:  # a network would be opened for nothing
+                self._give_up([task], because=books.reason(books.wanted(), but=plan))
                 return Allowance(mirrorings=0)
             self._say_mirrorings(task, mirrorings, plan)
             self._tried[task] = mirrorings
@@ -144,6 +132,7 @@ class Deadline:
                 self._clock,
                 passes=cost.windows[books.mode] * mirrorings,
                 pass_s=cost.pass_s[books.mode],
+                is_open=tried is not None,
                 end_s=lambda slower: books.hard_end_s(task, slower=slower),
                 is_worth=lambda pass_s, left: self._is_worth(task, mirrorings=mirrorings, pass_s=pass_s, left=left),
             )
@@ -158,12 +147,13 @@ class Deadline:
             self._learn(task)
             books.runs[task] = run
             books.current = None
-            if not run.is_whole:
-                # Another fold would be averaged with one that lacks windows.
-                books.given_up.update(other for other in books.works if other.tracer == task.tracer and other != task)
             if not run.is_whole or run.windows_unmirrored:
                 chosen = str(run).partition(": ")[2] if run.windows + run.windows_unmirrored else "an empty mask"
                 decide(str(task), chosen, because=f"{books.left_s:.1f} s are left", is_loss=True)
+            if not run.is_whole:
+                # Another fold would be averaged with one that lacks windows.
+                others = [other for other in books.works if other.tracer == task.tracer]
+                self._give_up(others, because=f"{task} lacks windows, and whole folds are not averaged with it")
 
     def _is_worth(self, task: FoldTask, *, mirrorings: int, pass_s: float, left: int) -> bool:
         """Whether a fold that is slower than planned is still to be ended as it was begun."""
@@ -204,6 +194,7 @@ class Deadline:
             self._clock,
             passes=cost.windows[books.mode] * mirrorings,
             pass_s=cost.pass_s[books.mode],
+            is_open=task in self._tried,
             end_s=end_s,
             is_worth=lambda pass_s, left: self._is_worth(task, mirrorings=mirrorings, pass_s=pass_s, left=left),
         )
@@ -218,25 +209,31 @@ class Deadline:
             because = books.reason(books.wanted(), but=plan)
             decide(str(task), f"{mirrorings} of {wanted} mirrorings", because=because, is_loss=True)
 
-    def _give_up(self, task: FoldTask, plan: Plan) -> None:
+    def _give_up(self, tasks: Iterable[FoldTask], *, because: str) -> None:
+        """Give up those of the folds that have not been run, each with those after it of its member, and say so."""
         books = self._books
-        chosen = "given up, and the mask is empty" if books.is_protected(task) else "given up"
-        because = books.reason(books.wanted(), but=plan)
-        books.given_up.add(task)
-        decide(str(task), chosen, because=because, is_loss=True)
+        for task in tasks:
+            is_empty, given_up = books.is_protected(task), books.waiting_from(task)
+            if given_up:
+                books.given_up.update(given_up)
+                chosen = "given up, and the mask is empty" if is_empty else "given up"
+                decide(_names(given_up), chosen, because=because, is_loss=True)
 
     def _learn(self, task: FoldTask) -> None:
         """Take over what watching a fold told, and watch it no longer."""
         if self._watch is not None:
-            self._books.rates.opened(self._watch.opening_s)
+            if self._watch.opening_s is not None:
+                self._books.rates.opened(self._watch.opening_s)
             if self._watch.pass_s is not None:
                 self._books.measured(task, pass_s=self._watch.pass_s, is_sure=self._watch.is_sure)
         self._watch = None
 
     def _open(self, scans: Sequence[ScanFolds]) -> Books:
-        if self._speed is None:
-            self._speed = self._measure(scans[0].running.device, None)
-        return Books(self._limit_s, started_s=self._started_s, clock=self._clock, scans=scans, speed=self._speed)
+        device = scans[0].running.device
+        if device.type not in self._speeds:
+            self._speeds[device.type] = self._measure(device, None)
+        speed = self._speeds[device.type]
+        return Books(self._limit_s, started_s=self._started_s, clock=self._clock, scans=scans, speed=speed)
 
     @property
     def _books(self) -> Books:
@@ -245,38 +242,13 @@ class Deadline:
         return self._begun
 
 
-def _careful_plan(books: Books, *, measure: Measure) -> tuple[Plan, Plan]:
-    """What is asked for, and what of it fits, after windows were counted and the first network was timed."""
-    for scan in books.scans.values():
-        scan.look()
-    if _COMFORTABLE * books.wanted().seconds > books.left_s:
-        _time_window(books, measure=measure)
-    plan = books.fit(margin=_FIRST_MARGIN)
-    if not plan.fits:
-        books.start_with_the_cheapest()
-        plan = books.fit(margin=_FIRST_MARGIN)
-    return books.wanted(), plan
-
-
-def _time_window(books: Books, *, measure: Measure) -> None:
-    """Time the first network on a window, or the one that takes the least, or if even that is too slow a part of it."""
-    first = next(iter(books.starters.values()))
-    quickest = min(books.costs(), key=lambda cost: cost.pass_s[books.mode]).task
-    for task in (first, quickest):
-        scan, work, pass_s = books.scans[task.tracer], books.works[task], books.cost(task).pass_s[books.mode]
-        if pass_s < _PILOT_SHARE * books.left_s:
-            left_s, timed_s = books.left_s, scan.time_window(work)
-            books.rates.opened(left_s - books.left_s - timed_s)
-            is_sure = timed_s <= _STALL * pass_s
-            if not is_sure and timed_s < _PILOT_SHARE * books.left_s:
-                timed_s, is_sure = min(timed_s, scan.time_window(work)), True
-            books.measured(task, pass_s=timed_s, is_sure=is_sure)
-            return
-    speed = measure(scan.running.device, work.model.configuration.patch_size)
-    books.measured(task, pass_s=pass_s * books.rates.speed.torch_flops_per_s / speed.torch_flops_per_s)
-
-
 def _amount(plan: Plan) -> str:
     """How much a plan runs, for the log."""
     kept = [mirrorings for mirrorings in plan.mirrorings.values() if mirrorings]
     return f"{len(kept)} folds with {sum(kept)} mirrorings"
+
+
+def _names(tasks: Sequence[FoldTask]) -> str:
+    """What the log calls some folds of one member."""
+    first, folds = tasks[0], ", ".join(str(task.fold) for task in tasks)
+    return f"{first.tracer} {first.member} folds {folds}" if len(tasks) > 1 else str(first)

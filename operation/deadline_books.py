@@ -114,6 +114,16 @@ class Books:
         """What these folds cost."""
         return [self.cost(task) for task in self.works if task not in self.runs and task not in self.given_up]
 
+    def has_time(self, task: FoldTask) -> bool:
+        """Whether there is time to make what a fold sees; otherwise it would be made for nothing."""
+        return self.left_s > self.cost(task).member_s
+
+    def waiting_from(self, task: FoldTask) -> list[FoldTask]:
+        """Those of a fold and the later ones of its member that have not been run and are not given up."""
+        work = self.works[task]
+        after = (other for other in self.works.values() if other.member == work.member and other.rank >= work.rank)
+        return [one.task for one in after if one.task not in self.runs and one.task not in self.given_up]
+
     def cost(self, task: FoldTask) -> FoldCost:
         """A fold's cost as far as is known; what its member sees is there once another of its folds was begun."""
         work = self.works[task]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from statistics import fmean
+from collections import deque
+from statistics import fmean, median_high
 
 from operation.deadline_plan import FoldCost
 from operation.machine_speed import MachineSpeed
@@ -19,6 +20,7 @@ _PUT_S_PER_VOXEL = 3e-8  # logits resampled, softmax
 _AFTER_S_PER_VOXEL = 1e-7  # threshold, regrow, refine, check, write
 _MOST_DRIFT = 2.0
 _OPENING_MARGIN = 1.25
+_RECENT_OPENINGS = 5  # a single slow one, of a network that is not in the cache yet, does not count for all others
 _MOST_UNSURE = 2.0
 
 _Network = tuple[str, int]  # tracer and the number of the member's first fold
@@ -34,13 +36,20 @@ class Rates:
     def __init__(self, speed: MachineSpeed) -> None:
         self.speed = speed
         self._ratios: dict[_Network, float] = {}  # measured over predicted
-        self._opening_s: float | None = None
+        self._openings_s: deque[float] = deque(maxlen=_RECENT_OPENINGS)
         self._flops: dict[_Network, float] = {}
         self._counted: dict[_Network, tuple[bool, dict[Mode, int]]] = {}  # whether exactly, and the windows
 
     def opened(self, seconds: float) -> None:
-        """Correct what it takes to open a network by what it took."""
-        self._opening_s = max(self._opening_s or 0.0, _OPENING_MARGIN * seconds)
+        """Take note of what it took to open a network."""
+        self._openings_s.append(seconds)
+
+    @property
+    def opening_s(self) -> float:
+        """Seconds to open a network: by the last ones rather more than it takes."""
+        if not self._openings_s:
+            return OPENING_S * self.slowness
+        return _OPENING_MARGIN * median_high(self._openings_s)
 
     @property
     def ratio(self) -> float:
@@ -95,7 +104,7 @@ class Rates:
             windows=self._counted[key][1],
             mirrorings={mode: scan.mirrorings(work.model, mode=mode) for mode in Mode},
             pass_s={mode: self.pass_s(work, scan=scan, mode=mode) for mode in Mode},
-            opening_s=OPENING_S * self.slowness if self._opening_s is None else self._opening_s,
+            opening_s=self.opening_s,
             member_s=scan.voxels * per_voxel_s * self.slowness,
         )
 

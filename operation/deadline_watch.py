@@ -25,9 +25,10 @@ class Watch:
             comes after it.
         is_worth: Told how long a pass takes and how many are left: whether the fold is still worth it. Asked when
             passes are slower than expected, less and less often.
+        is_open: Whether the network is open already, as when its fold is tried again.
 
     Attributes:
-        opening_s: How long it took until the first window.
+        opening_s: How long it took until the first window; None if that is not known, or it was open already.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Watch:
         pass_s: float,
         end_s: Callable[[float], float],
         is_worth: Callable[[float, int], bool],
+        is_open: bool = False,
     ) -> None:
         self._clock = clock
         self._total = passes
@@ -50,7 +52,8 @@ class Watch:
         self._asked = 0  # passes of the window that is being run
         self._may_mirror = True
         self._last_s = self._began_s = clock()
-        self.opening_s = 0.0
+        self._is_open = is_open
+        self.opening_s: float | None = None
         self._next_look = 2
 
     @property
@@ -81,7 +84,8 @@ class Watch:
         """
         now_s = self._clock()
         self._note(done, now_s=now_s)
-        left, pass_s = self._total - done, self.pass_s
+        # After memory ran out on a GPU, how many are done is known later: it is never fewer than before.
+        left, pass_s = self._total - self._done, self.pass_s
         if left <= 0:
             return
         end_s = self._end_s(self._slower())
@@ -130,8 +134,6 @@ class Watch:
         if done > self._done:
             self._call = done - self._done
             self._durations.append((now_s - self._last_s) / self._call)
-        if not self._durations:
-            self.opening_s = now_s - self._began_s
-        if done > self._done or not self._durations:
-            self._last_s = now_s
-        self._done = max(done, self._done)
+            self._last_s, self._done, self._is_open = now_s, done, True
+        elif not self._is_open:
+            self.opening_s, self._last_s, self._is_open = now_s - self._began_s, now_s, True

@@ -15,17 +15,22 @@ _OWN_GROUPS = Path("/proc/self/cgroup")
 
 @dataclass(frozen=True)
 class _Hierarchy:
-    """Where control groups of one version say what they may hold and do hold."""
+    """Where control groups of one version say what they may hold, do hold, and hold of files."""
 
     root: Path
     limit: str
     use: str
+    files: tuple[str, str]
 
 
-# `memory.stat` is the same in both. Version 1 is mounted beside version 2 on machines that have both.
-_VERSION_1 = _Hierarchy(Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes")
-_VERSION_2 = _Hierarchy(Path("/sys/fs/cgroup"), "memory.max", "memory.current")
-_INACTIVE = {"memory.limit_in_bytes": "total_inactive_file", "memory.max": "inactive_file"}
+# `memory.stat` is called so in both. Version 1 is mounted beside version 2 on machines that have both.
+_VERSION_1 = _Hierarchy(
+    Path("/sys/fs/cgroup/memory"),
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    ("total_inactive_file", "total_active_file"),
+)
+_VERSION_2 = _Hierarchy(Path("/sys/fs/cgroup"), "memory.max", "memory.current", ("inactive_file", "active_file"))
 
 # Of libraries that have no exception class of their own for it, in lower case.
 _OUT_OF_MEMORY = re.compile(
@@ -145,8 +150,9 @@ def _group_bytes() -> Iterator[int]:
             inside = hierarchy.root / folder.relative_to("/")
             most, used = _number(inside / hierarchy.limit), _number(inside / hierarchy.use)
             if most is not None and used is not None:
-                # Pages of files that were read are given up when memory is short.
-                yield max(0, most - used + _stat(inside / "memory.stat", _INACTIVE[hierarchy.limit]))
+                # Pages of files that were read, once or again, are given up when memory is short.
+                of_files = sum(_stat(inside / "memory.stat", name) for name in hierarchy.files)
+                yield max(0, most - used + min(of_files, used))
 
 
 def _own_groups() -> Iterator[tuple[_Hierarchy, PurePosixPath]]:

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
 from petct.channels import OrganEncoding, channel_names
-from petct.memory import free_bytes
-from segmentation.short_memory import Relief, Reliefs
+from petct.memory import free_bytes, is_out_of_memory
+from segmentation.short_memory import Relief, Reliefs, without_frames
 
 log = logging.getLogger(__name__)
 
@@ -91,36 +91,72 @@ class OneThread(ThreadPoolExecutor):
         self.shutdown(wait=True, cancel_futures=True)
 
 
+class BesideWork(Generic[T]):
+    """Work that is handed in, and done again alone if it found no memory beside the networks.
+
+    Args:
+        work: The work. It is let go of when it is done; where it failed for want of memory, it must be able to go on.
+        background: Does it.
+        what: What it is, for the log and the error ("probabilities").
+    """
+
+    def __init__(self, work: Callable[[], T], *, background: Background, what: str) -> None:
+        self._work: Callable[[], T] | None = work
+        self._background = background
+        self._what = what
+        self._done = background.submit(self._do)
+
+    def result(self) -> T:
+        """What the work makes: to be asked for once, by who hands work in.
+
+        Raises:
+            CaseError: There is too little memory even for it alone.
+        """
+        first = [self._done.result]
+        reliefs = Reliefs("beside the networks", on_gpu=[self._be_alone], on_host=[self._be_alone])
+        return reliefs.run(lambda: first.pop()() if first else self._do(), what=self._what)
+
+    def _do(self) -> T:
+        if self._work is None:
+            raise ValueError("a result must be asked for once")
+        try:
+            result = self._work()
+        except Exception as error:
+            if is_out_of_memory(error):
+                without_frames(error)
+            raise
+        self._work = None
+        return result
+
+    def _be_alone(self) -> Relief:
+        # Where another found no memory, there is nothing beside the networks any more, but there was when this failed.
+        return self._background.make_room() or Relief("it is done again alone")
+
+
 def one_ahead(work: Iterable[Callable[[], T]], *, background: Background) -> Iterator[T]:
     """The results of pieces of work, in order; while one is used, the next is made.
 
     With `AtOnce` each is made when it is asked for, because nothing could be done beside it. So it is with any other
     background once memory was short; a piece that found none left is made again then.
     """
-    ahead: tuple[Callable[[], T], Future[T]] | None = None
+    ahead: BesideWork[T] | None = None
     for piece in work:
-        if ahead is None and not _is_beside(background):
-            yield piece()
-            continue
-        begun = background.submit(piece) if _is_beside(background) else None
+        begun = _to_be_seen(piece, background=background) if _is_beside(background) else None
         if ahead is not None:
-            yield _result(*ahead, background=background)
+            yield ahead.result()
+        ahead = begun
         if begun is None:
-            yield piece()
-        ahead = None if begun is None else (piece, begun)
+            yield _to_be_seen(piece, background=background).result()
     if ahead is not None:
-        yield _result(*ahead, background=background)
+        yield ahead.result()
 
 
 def _is_beside(background: Background) -> bool:
     return isinstance(background, OneThread) and not background.is_at_rest
 
 
-def _result(piece: Callable[[], T], made: Future[T], *, background: Background) -> T:
-    """What a piece of work makes, by itself where there was no memory for it beside the networks."""
-    results = [made.result]
-    reliefs = Reliefs("beside the networks", on_gpu=[], on_host=[background.make_room])
-    return reliefs.run(lambda: results.pop()() if results else piece(), what="what the networks see")
+def _to_be_seen(piece: Callable[[], T], *, background: Background) -> BesideWork[T]:
+    return BesideWork(piece, background=background, what="what the networks see")
 
 
 @contextmanager

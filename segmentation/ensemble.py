@@ -16,15 +16,16 @@ from petct.channels import ClipHU, OrganEncoding, ScanChannels, channels_of
 from petct.manifest import Member, Mode
 from segmentation.beside_networks import Background
 from segmentation.crop import Surroundings
-from segmentation.member_run import MemberRun
-from segmentation.networks import open_folds
-from segmentation.pace import FoldTask, FoldWork, Pace, Unhurried
+from segmentation.member_run import MemberRun, WatchedNetwork
+from segmentation.opened_folds import OpenedFolds
+from segmentation.pace import FoldTask, FoldWork, Pace, Unhurried, WindowTimes
 from segmentation.packed_model import PackedModel, read_packed_model
 from segmentation.plans import Recipe, read_recipe
 from segmentation.preprocessing import Preprocessed, ScanPreprocessor
 from segmentation.probability_sum import ProbabilitySum
 from segmentation.running import Running, mirrorings_of
 from segmentation.scan_view import ScanView
+from segmentation.short_memory import Reliefs
 
 __all__ = ["Inputs", "Running", "ScanEnsemble", "mirrorings_of"]
 
@@ -132,27 +133,34 @@ class ScanEnsemble:
         """Find the body and what is needed, so that windows can be counted."""
         self._view.look(has_body=True)
 
-    def time_window(self, work: FoldWork) -> float:
-        """Open a fold's network and run windows of noise: seconds of one pass."""
-        model, running = work.model, self.running
-        one = replace(model, member=replace(model.member, folds=(work.task.fold,)))
+    def time_window(self, work: FoldWork) -> WindowTimes:
+        """Open a fold's network and run windows of noise.
+
+        Raises:
+            CaseError: The fold's weights are not those of the network, or there is too little memory for one window.
+        """
+        model, started_s = work.model, time.perf_counter()
+        opened = OpenedFolds(model, folds=(work.task.fold,), running=self.running)
+        network = WatchedNetwork(opened.open_next(), device=opened.device)
+        open_s = time.perf_counter() - started_s
         shape = (len(channels_of(*_seen(model))), *model.configuration.patch_size)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(running.device)
-        seconds: list[float] = []
-        opened = open_folds(
-            one,
-            mode=running.mode,
-            backend=running.backend,
-            device=running.device,
-            windows_at_once=running.memory.windows_at_once,
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        reliefs = Reliefs(
+            str(work.task),
+            on_gpu=[network.go_one_by_one, network.leave_gpu],
+            on_host=[network.go_one_by_one],
         )
-        for _, network in opened:  # the one fold, open while the loop runs
-            while len(seconds) < 1 or (len(seconds) < 3 and seconds[-1] < _SHORT_S):
-                started_s = time.perf_counter()
-                together = [noise] * network.at_once
-                network(together)[0].cpu()  # which waits for a GPU
-                seconds.append((time.perf_counter() - started_s) / len(together))
-        return min(seconds)
+
+        def run() -> float:
+            together = [noise.to(network.device)] * network.at_once
+            began_s = time.perf_counter()
+            network(together)[0].cpu()  # which waits for a GPU
+            return (time.perf_counter() - began_s) / len(together)
+
+        seconds: list[float] = []
+        while len(seconds) < 1 or (len(seconds) < 3 and seconds[-1] < _SHORT_S):
+            seconds.append(reliefs.run(run, what="window of noise"))
+        return WindowTimes(open_s=open_s, pass_s=min(seconds))
 
     def settle(self, *, mode: Mode, first: FoldTask | None) -> None:
         """Choose the mode, and the fold whose member is run first; before anything is made."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,19 @@ from segmentation.short_memory import Relief, Reliefs
 _HOST = torch.device("cpu")
 
 
+@dataclass
+class Added:
+    """How much of a member is in the sum, so that nothing is added twice when the rest is.
+
+    Attributes:
+        has_background: Whether what was cropped away is.
+        rows: How many of the crop's rows along the network's first axis are.
+    """
+
+    has_background: bool = False
+    rows: int = 0
+
+
 def add_probabilities(
     total: npt.NDArray[np.float32],
     logits: torch.Tensor,
@@ -31,6 +45,7 @@ def add_probabilities(
     device: torch.device,
     name: str = "member",
     held: Box | None = None,
+    added: Added | None = None,
 ) -> None:
     """Add a member's weighted probabilities to a sum: logits resampled to the scan's voxels, softmax, crop undone.
 
@@ -50,6 +65,8 @@ def add_probabilities(
         name: What the log and an error call the member.
         held: The part of the scan's grid, (z, y, x), that the sum holds; all of it when None. With `needed.box()` its
             voxels are bit by bit what they are in the whole sum.
+        added: What of the member is in the sum already; kept up to date, so that what failed for want of memory can go
+            on from there. Nothing is when None.
 
     Raises:
         CaseError: There is too little memory.
@@ -57,16 +74,19 @@ def add_probabilities(
     with stage("export"):
         along = torch.from_numpy(total).permute(0, *(1 + axis for axis in placement.transpose))
         holds = whole_box(placement.shape) if held is None else three(held[axis] for axis in placement.transpose)
+        so_far = Added() if added is None else added
         # What was cropped away is background, as in nnU-Net.
-        for box in _around(placement.crop, whole=holds):
-            along[(Label.BACKGROUND, *_counted_from(box, holds))].add_(weight)
+        if not so_far.has_background:
+            for box in _around(placement.crop, whole=holds):
+                along[(Label.BACKGROUND, *_counted_from(box, holds))].add_(weight)
+            so_far.has_background = True
         asked = needed.transposed(placement.transpose).within(placement.crop) if needed is not None else None
         # In voxels of the crop, from which the sum may cut off more.
         kept = _counted_from(_common(placement.crop, holds), placement.crop)
-        computed_on, done_rows = device, 0
+        computed_on = device
 
         def wanted(rows: slice) -> Box | None:
-            rows = slice(max(rows.start, done_rows), rows.stop)
+            rows = slice(max(rows.start, so_far.rows), rows.stop)
             if rows.start >= rows.stop:
                 return None
             box = whole_box(placement.box_shape) if asked is None else asked.box(rows)
@@ -74,7 +94,6 @@ def add_probabilities(
             return common if common is not None and all(side.start < side.stop for side in common) else None
 
         def add() -> None:
-            nonlocal done_rows
             for box, slab in resample_slabs(
                 logits,
                 resampling=resampling,
@@ -88,7 +107,7 @@ def add_probabilities(
                 probabilities = torch.softmax(slab.float(), dim=0).cpu()
                 place = _counted_from(box, _counted_from(holds, placement.crop))
                 along[(slice(None), *place)].add_(probabilities, alpha=weight)
-                done_rows = box[0].stop
+                so_far.rows = box[0].stop
 
         def leave_gpu() -> Relief | None:
             nonlocal computed_on, logits

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import torch
@@ -22,6 +23,7 @@ from segmentation.packed_model import PackedModel
 from segmentation.plans import Recipe, Resampling, three
 from segmentation.preprocessing import Placement
 from segmentation.resampling import Box, Part
+from segmentation.short_memory import Relief, Reliefs, Remedy
 from segmentation.sliding_window import (
     GAUSSIAN_PEAK,
     SIGMA_PER_WINDOW,
@@ -38,6 +40,7 @@ IsNeeded = Callable[[Sequence[slice]], bool]
 # How many of the network's voxels away a spline of an order feels a voxel, to float32's precision.
 _REACH = {0: 1, 1: 1, 2: 12, 3: 16, 4: 20, 5: 24}
 _SURE_LOGIT = 30.0  # softmax of it beside zeros is 1 to float32's precision
+_HOST = torch.device("cpu")
 _PET = 0  # the first channel, whose order normalising keeps
 
 
@@ -122,10 +125,11 @@ def predict_by_uptake(
     mirrorings: Sequence[Sequence[int]],
     tile_step: float,
     device: torch.device,
-    sum_on: torch.device,
     name: str,
     is_needed: IsNeeded | None,
     next_mirrorings: Callable[[int], int],
+    is_sum_on_host: bool = False,
+    make_room: Remedy | None = None,
 ) -> ByUptake:
     """Logits of the windows with the highest uptake, one after the other, as many as there is time for.
 
@@ -135,50 +139,123 @@ def predict_by_uptake(
         window: The patch size.
         mirrorings: Combinations of axes to flip, the unflipped one first.
         tile_step: Step of the sliding window.
-        device: Where the network takes windows.
-        sum_on: Where their logits are summed.
+        device: Where the network takes windows and logits are summed.
         name: What the log calls this.
         is_needed: Whether a window is run; all are when None.
         next_mirrorings: Asked before each window with how many were run: with how many mirrorings it is run, all or one
             and then no more than one; 0 is the end.
+        is_sum_on_host: Whether logits are summed in the host's memory whatever the device.
+        make_room: Gives back what others hold of the host's memory; asked first when that runs out.
+
+    Raises:
+        CaseError: There is too little memory, whatever of it is given up.
     """
     shape = data.shape[1:]
     tiles = [tile for tile in _tiles(shape, window=window, tile_step=tile_step) if is_needed is None or is_needed(tile)]
     tiles.sort(key=lambda tile: -float(data[(_PET, *tile)].max()))
-    logits = torch.zeros((len(Label), *shape), dtype=SUM_DTYPE, device=sum_on)
-    weights = torch.zeros(tuple(shape), dtype=SUM_DTYPE, device=sum_on)
-    gaussian = compute_gaussian(
-        tuple(window),
-        sigma_scale=SIGMA_PER_WINDOW,
-        value_scaling_factor=GAUSSIAN_PEAK,
-        dtype=SUM_DTYPE,
-        device=sum_on,
-    )
+    sums = _Sums(shape, window=window, device=_HOST if is_sum_on_host else device)
+    staying = _Staying(network, sums=sums, device=device)
+    reliefs = Reliefs(name, on_gpu=[sums.leave_gpu], on_host=[] if make_room is None else [make_room])
+    reliefs.run(sums.open, what="sum of the windows")
+
+    def say(tile: Box, asked: int) -> torch.Tensor:
+        return predict_logits(
+            staying,
+            data[(slice(None), *tile)],
+            window=window,
+            classes=len(Label),
+            mirrorings=mirrorings[:asked],
+            tile_step=tile_step,
+            device=staying.device,
+            name=name,
+            is_sum_on_host=sums.device.type == "cpu",
+            make_room=make_room,
+        )
+
     done = {True: 0, False: 0}
     for number, tile in enumerate(tiles):
         asked = next_mirrorings(number)
         if not asked:
             break
-        seen = data[(slice(None), *tile)]
-        said = predict_logits(
-            network,
-            seen,
-            window=window,
-            classes=len(Label),
-            mirrorings=mirrorings[:asked],
-            tile_step=tile_step,
-            device=device,
-            name=name,
-        )
-        weight = gaussian[_middle(seen.shape[1:], window=window)]
-        logits[(slice(None), *tile)] += said.to(sum_on) * weight
-        weights[tile] += weight
+        said = reliefs.run(partial(say, tile, asked), what="network")
+        if said.device.type == "cpu":
+            # The GPU had no room even for a sum of one window, which is said already.
+            reliefs.run(sums.leave_gpu, what="sum of the windows")
+        reliefs.run(partial(sums.add, tile, said), what="sum of the windows")
         done[asked >= len(mirrorings)] += 1
-    is_unseen = weights == 0
-    logits /= weights.masked_fill_(is_unseen, 1.0)
-    logits[Label.BACKGROUND][is_unseen] = _SURE_LOGIT
+    logits = reliefs.run(sums.mean, what="sum of the windows")
     log.info("%s: %d of %d windows, those with the highest uptake first", name, sum(done.values()), len(tiles))
     return ByUptake(logits, done[True], done[False], sum(done.values()) == len(tiles))
+
+
+class _Sums:
+    """Sums windows of whatever size by the middle of their Gaussian weights; nothing is held until it is opened."""
+
+    def __init__(self, shape: Sequence[int], *, window: Sequence[int], device: torch.device) -> None:
+        self._shape = tuple(shape)
+        self._window = tuple(window)
+        self._logits = self._weights = self._gaussian = torch.empty(0)
+        self.device = device
+
+    def open(self) -> None:
+        self._logits = torch.zeros((len(Label), *self._shape), dtype=SUM_DTYPE, device=self.device)
+        self._weights = torch.zeros(self._shape, dtype=SUM_DTYPE, device=self.device)
+        self._gaussian = compute_gaussian(
+            self._window,
+            sigma_scale=SIGMA_PER_WINDOW,
+            value_scaling_factor=GAUSSIAN_PEAK,
+            dtype=SUM_DTYPE,
+            device=self.device,
+        )
+
+    def leave_gpu(self) -> Relief | None:
+        if self.device.type == "cpu":
+            return None
+        held = self._logits, self._weights, self._gaussian
+        self._logits, self._weights, self._gaussian = (kept.to(_HOST) for kept in held)
+        self.device = _HOST
+        return Relief("windows are summed in the host's memory")
+
+    def add(self, tile: Box, said: torch.Tensor) -> None:
+        weight = self._gaussian[_middle(said.shape[1:], window=self._window)]
+        weighted = said.to(self.device) * weight
+        # Nothing is allocated any more, so that no window is added by half.
+        self._logits[(slice(None), *tile)] += weighted
+        self._weights[tile] += weight
+
+    def mean(self) -> torch.Tensor:
+        """The mean, surely background where no window was."""
+        is_unseen = self._weights == 0  # nothing is allocated after it
+        self._logits /= self._weights.masked_fill_(is_unseen, 1.0)
+        self._logits[Label.BACKGROUND].masked_fill_(is_unseen, _SURE_LOGIT)
+        return self._logits
+
+
+class _Staying:
+    """A network that leaves a full GPU only after the sum of its windows: on a CPU it takes far longer, the sum not."""
+
+    def __init__(self, network: Network, *, sums: _Sums, device: torch.device) -> None:
+        self._network = network
+        self._sums = sums
+        self.device = device
+        self.at_once = network.at_once
+
+    def __call__(self, windows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        logits = self._network(windows)
+        self.at_once = self._network.at_once
+        return logits
+
+    def go_one_by_one(self) -> Relief | None:
+        relief = self._network.go_one_by_one()
+        self.at_once = self._network.at_once
+        return relief
+
+    def leave_gpu(self) -> Relief | None:
+        # Where it stays, there is too little memory for this window, and then the sum leaves.
+        relief = self._network.leave_gpu() if self._sums.device.type == "cpu" else None
+        if relief is not None:
+            self.device = _HOST
+        return relief
 
 
 def _tiles(shape: Sequence[int], *, window: Sequence[int], tile_step: float) -> list[Box]:

@@ -15,15 +15,17 @@ from petct.labels import Label
 from segmentation.fold_runs import FoldRun
 from segmentation.fold_windows import is_needed_in, predict_by_uptake
 from segmentation.needed import Needed
-from segmentation.networks import open_folds
+from segmentation.opened_folds import OpenedFolds
 from segmentation.pace import Allowance, FoldGivenUp, FoldTask, Pace
 from segmentation.packed_model import PackedModel
 from segmentation.preprocessing import Preprocessed
 from segmentation.running import Running, mirrorings_of
-from segmentation.short_memory import Relief, Remedy
+from segmentation.short_memory import Relief, Reliefs, Remedy
 from segmentation.sliding_window import Network, predict_logits
 
 log = logging.getLogger(__name__)
+
+_HOST = torch.device("cpu")
 
 
 class MemberRun:
@@ -68,31 +70,16 @@ class MemberRun:
         """Run the folds that have not been, at most so many, until one is given up: those after it matter less.
 
         Raises:
-            CaseError: A fold's weights are not what the plans say, or its logits are not finite.
+            CaseError: A fold's weights are not what the plans say, its logits are not finite, or memory is too short.
         """
         started_s = time.monotonic()
-        folds = tuple(task.fold for task in self._waiting)
-        model = replace(self.model, member=replace(self.model.member, folds=folds))
-        opened = open_folds(
-            model,
-            mode=self._running.mode,
-            backend=self._running.backend,
-            device=self._running.device,
-            windows_at_once=self._running.memory.windows_at_once,
-        )
+        folds = [task.fold for task in self._waiting]
+        opened = OpenedFolds(self.model, folds=folds, running=self._running, make_room=self._make_room)
         for task in self._waiting[:most]:
-            allowance = self._pace.allow(task)
-            logits = None
-            if allowance.mirrorings:
-                _, network = next(opened)
-                logits = self._fold_logits(network, task=task, allowance=allowance)
-            if logits is None:
+            if not self._run_fold(opened, task=task):
                 self._waiting.clear()
                 break
             del self._waiting[0]
-            self._done.append(task.fold)
-            # When a GPU was too small for a network, its logits are in the host's memory.
-            self._sum = logits if self._sum is None else self._sum.to(logits.device).add_(logits)
         self._seconds += time.monotonic() - started_s
 
     def mean_logits(self) -> torch.Tensor | None:
@@ -104,50 +91,44 @@ class MemberRun:
         mean, self._sum = self._sum.div_(len(self._done)), None
         return mean
 
-    def _fold_logits(self, network: Network, *, task: FoldTask, allowance: Allowance) -> torch.Tensor | None:
-        """A fold's logits; None when it is given up."""
+    def _run_fold(self, opened: OpenedFolds, *, task: FoldTask) -> bool:
+        """Run a fold, and add its logits to the sum; whether it was not given up."""
+        allowance = self._pace.allow(task)
+        if not allowance.mirrorings:
+            return False
+        network = WatchedNetwork(opened.open_next(), device=opened.device)
         while allowance.mirrorings:
+            network.watch(allowance.passed)
             try:
                 logits, run = self._predict(network, task=task, allowance=allowance)
             except FoldGivenUp:
                 allowance = self._pace.allow(task)
                 continue
-            if not torch.isfinite(logits).all():
-                raise CaseError(f"{self.model.where} fold {task.fold}", "logits must be finite", "NaN or infinity")
+            self._add(logits, fold=task.fold)
             self._pace.done(run, task=task)
-            return logits
-        return None
+            return True
+        return False
 
-    def _predict(self, network: Network, *, task: FoldTask, allowance: Allowance) -> tuple[torch.Tensor, FoldRun]:
+    def _predict(
+        self, network: WatchedNetwork, *, task: FoldTask, allowance: Allowance
+    ) -> tuple[torch.Tensor, FoldRun]:
         running, model = self._running, self.model
         mirrorings = mirrorings_of(model, running=running, at_most=allowance.mirrorings)
-        watched = WatchedNetwork(network, device=running.device, passed=allowance.passed)
         done = FoldRun(task.tracer, task.member, task.fold, mirrorings=len(mirrorings), windows=0, is_whole=True)
         options: dict[str, Any] = {
             "window": model.configuration.patch_size,
             "mirrorings": mirrorings,
             "tile_step": running.window_step,
-            "device": running.device,
+            "device": network.device,
             "name": f"{model.where} fold {task.fold}",
             "is_needed": self._is_needed,
+            "is_sum_on_host": running.memory.is_sum_on_host,
+            "make_room": self._make_room,
         }
         if allowance.next_mirrorings is None:
-            logits = predict_logits(
-                watched,
-                self.seen.data,
-                classes=len(Label),
-                is_sum_on_host=running.memory.is_sum_on_host,
-                make_room=self._make_room,
-                **options,
-            )
-            return logits, replace(done, windows=watched.passes // len(mirrorings))
-        found = predict_by_uptake(
-            watched,
-            self.seen.data,
-            sum_on=torch.device("cpu") if running.memory.is_sum_on_host else running.device,
-            next_mirrorings=allowance.next_mirrorings,
-            **options,
-        )
+            logits = predict_logits(network, self.seen.data, classes=len(Label), **options)
+            return logits, replace(done, windows=network.passes // len(mirrorings))
+        found = predict_by_uptake(network, self.seen.data, next_mirrorings=allowance.next_mirrorings, **options)
         return found.logits, replace(
             done,
             windows=found.mirrored,
@@ -156,6 +137,32 @@ class MemberRun:
             is_by_uptake=True,
         )
 
+    def _add(self, logits: torch.Tensor, *, fold: int) -> None:
+        """Check a fold's logits, and add them to the sum."""
+        name, added = f"{self.model.where} fold {fold}", [logits]
+
+        def leave_gpu() -> Relief | None:
+            if added[0].device.type == "cpu":
+                return None
+            added[0] = added[0].to(_HOST)
+            return Relief("folds are summed in the host's memory")
+
+        def add() -> torch.Tensor:
+            # What is tried takes as much memory as logits do, or more: one class at a time.
+            if not all(torch.isfinite(of_class).all() for of_class in added[0]):
+                raise CaseError(name, "logits must be finite", "NaN or infinity")
+            if self._sum is None:
+                return added[0]
+            # When a GPU was too small for a network, its logits are in the host's memory, and so is the sum then.
+            devices = self._sum.device, added[0].device
+            place = next((device for device in devices if device.type == "cpu"), devices[0])
+            self._sum, added[0] = self._sum.to(place), added[0].to(place)
+            return self._sum.add_(added[0])
+
+        make_room: list[Remedy] = [] if self._make_room is None else [self._make_room]
+        self._sum = Reliefs(name, on_gpu=[leave_gpu], on_host=make_room).run(add, what="sum of the folds")
+        self._done.append(fold)
+
 
 class WatchedNetwork:
     """A network whose passes are counted, and told to whoever watches the clock.
@@ -163,19 +170,29 @@ class WatchedNetwork:
     Args:
         network: The network.
         device: Where it takes windows.
-        passed: Told before each call how many passes are done; on a GPU those of the last call may be under way still.
 
     Attributes:
+        device: Where it takes windows now.
         at_once: How many windows keep it busy.
-        passes: How many windows it computed.
+        passes: How many windows it computed since it was watched last.
     """
 
-    def __init__(self, network: Network, *, device: torch.device, passed: Callable[[int], None] | None) -> None:
+    def __init__(self, network: Network, *, device: torch.device) -> None:
         self._network = network
-        self._has_events = passed is not None and device.type == "cuda"
+        self.device = device
+        self.at_once = network.at_once
+        self.watch(None)
+
+    def watch(self, passed: Callable[[int], None] | None) -> None:
+        """Count passes anew.
+
+        Args:
+            passed: Told before each call how many passes are done; on a GPU those of the last call may be under way
+                still.
+        """
         self._passed = passed
         self._ended: list[tuple[torch.cuda.Event, int]] = []
-        self.at_once = network.at_once
+        self._known = 0
         self.passes = 0
 
     def __call__(self, windows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -199,15 +216,21 @@ class WatchedNetwork:
 
     def leave_gpu(self) -> Relief | None:
         """Compute on the CPU from now on."""
-        self._has_events = False
-        return self._network.leave_gpu()
+        relief = self._network.leave_gpu()
+        if relief is not None:
+            self.device = _HOST
+        return relief
+
+    @property
+    def _has_events(self) -> bool:
+        return self._passed is not None and self.device.type == "cuda"
 
     def _passes_done(self) -> int:
         """How many are done: a GPU answers before it has computed, so the call before the last is waited for."""
         if not self._has_events:
             return self.passes
-        if len(self._ended) < 2:
-            return 0
-        event, passes = self._ended.pop(0)
-        event.synchronize()
-        return passes
+        if len(self._ended) > 1:
+            event, self._known = self._ended.pop(0)
+            event.synchronize()
+        # After a call that failed there is no more to wait for than what was known before it.
+        return self._known

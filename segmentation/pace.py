@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from petct.errors import CaseError
-from petct.manifest import Mode
+from petct.manifest import Mode, OrganSettings
 from segmentation.fold_runs import Executed, FoldRun
 from segmentation.packed_model import PackedModel
 from segmentation.running import Running
@@ -61,6 +61,19 @@ class FoldWork:
     def member(self) -> tuple[str, int]:
         """What tells its member from all others, of whatever name."""
         return self.task.tracer, self.task.number - self.rank
+
+
+@dataclass(frozen=True)
+class WindowTimes:
+    """What a window of noise took.
+
+    Attributes:
+        open_s: Seconds to open the network.
+        pass_s: Seconds of one pass.
+    """
+
+    open_s: float
+    pass_s: float
 
 
 @dataclass(frozen=True)
@@ -119,8 +132,8 @@ class ScanFolds(Protocol):
         """Find the body and what is needed, so that windows can be counted."""
         ...
 
-    def time_window(self, work: FoldWork) -> float:
-        """Open a fold's network and run windows of noise: seconds of one pass."""
+    def time_window(self, work: FoldWork) -> WindowTimes:
+        """Open a fold's network and run windows of noise."""
         ...
 
     def settle(self, *, mode: Mode, first: FoldTask | None) -> None:
@@ -141,8 +154,8 @@ class Pace(Protocol):
         """What has been run so far."""
         ...
 
-    def organ_timeout_s(self, wanted_s: float, *, scans: Sequence[ScanFolds], cts: int) -> float:
-        """How long finding the organs may take for each of so many CTs, at most `wanted_s`."""
+    def organ_settings(self, wanted: OrganSettings, *, scans: Sequence[ScanFolds], cts: int) -> OrganSettings:
+        """How the organs of so many CTs are found: as is wanted, perhaps with a limit to the time of all together."""
         ...
 
     def begin(self, scans: Sequence[ScanFolds]) -> None:
@@ -179,9 +192,9 @@ class Unhurried:
         """What has been run so far."""
         return Executed(self._mode, tuple(self._runs))
 
-    def organ_timeout_s(self, wanted_s: float, *, scans: Sequence[ScanFolds], cts: int) -> float:
-        """As long as is wanted."""
-        return wanted_s
+    def organ_settings(self, wanted: OrganSettings, *, scans: Sequence[ScanFolds], cts: int) -> OrganSettings:
+        """As is wanted."""
+        return wanted
 
     def begin(self, scans: Sequence[ScanFolds]) -> None:
         """Leave the scans' ensembles as they are."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from petct.labels import Label
-from segmentation.beside_networks import Background
-from segmentation.export import add_probabilities
+from segmentation.beside_networks import Background, BesideWork
+from segmentation.export import Added, add_probabilities
 from segmentation.fold_windows import probability_resampling
 from segmentation.needed import Needed
 from segmentation.packed_model import PackedModel
 from segmentation.preprocessing import Preprocessed, whole_box
+from segmentation.short_memory import Reliefs
 
 Float = npt.NDArray[np.float32]
 
@@ -40,7 +42,7 @@ class ProbabilitySum:
         self._device = device
         self._background = background
         self._added: list[float] = []
-        self._last: Future[None] | None = None
+        self._last: BesideWork[None] | None = None
 
     def add(self, model: PackedModel, logits: torch.Tensor, *, seen: Preprocessed, needed: Needed | None) -> None:
         """Add a member.
@@ -50,13 +52,16 @@ class ProbabilitySum:
             logits: Its logits, in the network's voxels.
             seen: What its networks saw.
             needed: Where probabilities are needed, the same for all; everywhere when None.
+
+        Raises:
+            CaseError: There is too little memory for it, or for the member before.
         """
         self._wait()
         if not self._added:
             if needed is not None:
                 self._held = needed.box() or (slice(0, 0), slice(0, 0), slice(0, 0))
-            self._sum = np.zeros((len(Label), *(side.stop - side.start for side in self._held)), dtype=np.float32)
-        self._last = self._background.submit(
+            self._sum = self._zeros([side.stop - side.start for side in self._held])
+        work = partial(
             add_probabilities,
             self._sum,
             logits,
@@ -68,13 +73,19 @@ class ProbabilitySum:
             device=self._device,
             name=model.where,
             held=self._held,
+            added=Added(),
         )
+        self._last = BesideWork(work, background=self._background, what="probabilities")
         self._added.append(model.member.weight)
 
     def mean(self) -> Float:
-        """The mean of the members that were added, (class, z, y, x); all is background when none was."""
+        """The mean of the members that were added, (class, z, y, x); all is background when none was.
+
+        Raises:
+            CaseError: There is too little memory for it, or for the last member.
+        """
         self._wait()
-        mean = np.zeros((len(Label), *self._shape), dtype=np.float32)
+        mean = self._zeros(self._shape)
         if not self._added:
             mean[Label.BACKGROUND] = 1.0
             return mean
@@ -87,3 +98,7 @@ class ProbabilitySum:
         if self._last is not None:
             self._last.result()
             self._last = None
+
+    def _zeros(self, shape_zyx: Sequence[int]) -> Float:
+        reliefs = Reliefs("sum of the members", on_gpu=[], on_host=[self._background.make_room])
+        return reliefs.run(lambda: np.zeros((len(Label), *shape_zyx), dtype=np.float32), what="probabilities")

@@ -16,8 +16,10 @@ from petct.errors import CaseError, one_line
 from petct.memory import gib, is_gpu_out_of_memory, is_out_of_memory, memory_budget
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 
 _LONGEST_REASON = 160
+_MOST_CAUSES = 20
 
 
 @dataclass(frozen=True)
@@ -69,17 +71,36 @@ class Reliefs:
                     raise
                 is_gpu = is_gpu_out_of_memory(error)
                 reason = one_line(f"{type(error).__name__}: {error}")[:_LONGEST_REASON]
-                # Its frames hold what memory is short of.
-                failure = error.with_traceback(None)
-                failure.__context__ = None
+                failure = without_frames(error)
             release_unused()
-            relief = _first(self._on_gpu if is_gpu else self._on_host)
+            relief = self._relief(what, is_gpu=is_gpu)
             if relief is None:
                 raise out_of_memory(f"{self._where}: {what}", is_gpu=is_gpu) from failure
             release_unused()
             place = "the GPU" if is_gpu else "the host"
             because = f"{what} found no memory left on {place} ({reason})"
             decide(f"{self._where} memory", relief.chosen, because=because, is_loss=relief.is_loss)
+
+    def _relief(self, what: str, *, is_gpu: bool) -> Relief | None:
+        try:
+            return _first(self._on_gpu if is_gpu else self._on_host)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            # What leaves a GPU takes room on the host.
+            failure, is_gpu = without_frames(error), is_gpu_out_of_memory(error)
+        raise out_of_memory(f"{self._where}: {what}", is_gpu=is_gpu) from failure
+
+
+def without_frames(error: E) -> E:
+    """An error that says that memory is short, without the frames it came through: they hold what it is short of."""
+    let_go: BaseException | None = error
+    for _ in range(_MOST_CAUSES):
+        if let_go is None:
+            break
+        let_go.__traceback__ = None
+        let_go = let_go.__cause__ or let_go.__context__
+    return error
 
 
 def out_of_memory(where: str, *, is_gpu: bool) -> CaseError:

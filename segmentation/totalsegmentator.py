@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,19 @@ _DEVICES = {"cuda": "gpu", "cpu": "cpu"}  # TotalSegmentator's own words
 NIFTI_HEADER_BYTES = 352  # of a single file, by the format's description
 # Real air around the patient: the step from skin to air is then far from the edge of what the network sees.
 BODY_MARGIN_MM = 20.0
+# Of an even share of the time for all CTs: so much is kept for each that is still to come.
+_LEAST_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class HurriedOrganSettings(OrganSettings):
+    """The manifest's settings where all CTs of a case share a time limit, too.
+
+    Attributes:
+        total_s: Time for all CTs together, > 0.
+    """
+
+    total_s: float
 
 
 def find_organs(
@@ -86,7 +100,7 @@ def find_organ_maps(
 
     Args:
         cts: CTs in HU, 3D, each by whose it is, for the log and the errors (`psma ct`).
-        settings: Which model, where its weights lie and how long it may take for each CT.
+        settings: Which model, where its weights lie and how long it may take: for each CT, and perhaps for all.
         device: `cuda` or `cpu`; without CUDA, `cuda` is an error and not a run on the CPU.
         crop_to_body: Whether the network sees only the patient's box with 20 mm around it, in the very voxels that
             TotalSegmentator would show it. Outside, no organ is found. The network's windows lie elsewhere than
@@ -98,7 +112,7 @@ def find_organ_maps(
 
     Raises:
         CaseError: The weights are missing, are not those of the manifest or have no digest in it, TotalSegmentator
-            fails or takes longer than `settings.timeout_s` for a CT, or its map is not on the CT's grid, has other
+            fails or takes longer than the settings allow for a CT, or its map is not on the CT's grid, has other
             labels, or shows no bone, lung or liver. The error says for which CT; there are no maps then, not even of
             the CTs before it.
         ValueError: The device is neither `cuda` nor `cpu`.
@@ -107,6 +121,7 @@ def find_organ_maps(
         raise ValueError(f"device must be one of {', '.join(_DEVICES)}, got {device}")
     if not cts:
         return {}
+    all_started_s = time.monotonic()
     check_organ_weights(settings, where=next(iter(cts)))
     check_pinned(settings, where=next(iter(cts)))
     name = f"TotalSegmentator ({settings.task.value})"
@@ -117,18 +132,28 @@ def find_organ_maps(
         options += ["--least", ",".join(map(str, least_xyz)), *_pins(settings)]
         for number, (where, ct) in enumerate(cts.items()):
             options += _write_ct(ct, number=number, folder=folder, crop_to_body=crop_to_body, where=where)
-            LOGGER.info("%s: %s runs, at most %g s", where, name, settings.timeout_s)
         # -P: the child finds installed packages first, not its neighbours in this folder.
         command = [sys.executable, "-P", str(child), *options]
         started_s = time.monotonic()
         with RunningChild(command, folder=folder, weights=settings.weights, wheres=list(cts)) as running:
             for number, (where, ct) in enumerate(cts.items()):
-                running.wait_for_answer(where=where, timeout_s=settings.timeout_s)
+                used_s = time.monotonic() - all_started_s
+                timeout_s = _timeout_s(settings, used_s=used_s, number=number, cts=len(cts))
+                LOGGER.info("%s: %s runs, at most %.4g s", where, name, timeout_s)
+                running.wait_for_answer(where=where, timeout_s=timeout_s)
                 labels = _read_labels(folder / f"organs_{number}.nii", grid=grid_of(ct), where=where)
                 maps[where] = to_image(labels, grid_of(ct))
                 _log_found(labels, name=f"{where}: {name}", seconds=time.monotonic() - started_s)
                 started_s = time.monotonic()
     return maps
+
+
+def _timeout_s(settings: OrganSettings, *, used_s: float, number: int, cts: int) -> float:
+    """How long a CT, counted from 0 of so many, may take when so much of the time for all of them is used."""
+    if not isinstance(settings, HurriedOrganSettings):
+        return settings.timeout_s
+    kept_s = _LEAST_SHARE * settings.total_s / cts * (cts - 1 - number)
+    return min(settings.timeout_s, max(settings.total_s - used_s - kept_s, 0.0))
 
 
 def model_folders(task: OrganTask) -> tuple[str, ...]:

@@ -27,9 +27,11 @@ from segmentation.beside_networks import AtOnce, OneThread
 from segmentation.ensemble import ScanEnsemble
 from segmentation.fold_runs import Executed, FoldRun, read_executed
 from segmentation.organ_maps import OrganSource
-from segmentation.pace import Allowance, FoldGivenUp, FoldTask, Pace, Replayed, Unhurried
+from segmentation.pace import Allowance, FoldGivenUp, FoldTask, Pace, Replayed, Unhurried, WindowTimes
 from segmentation.torch_network import TorchNetwork
+from segmentation.totalsegmentator import HurriedOrganSettings
 from segmentation.turns import predict_in_turn
+from test_deadline import given_up
 
 CPU = torch.device("cpu")
 WINDOW_S = 1.0  # one pass of any of the networks
@@ -194,6 +196,8 @@ def test_what_does_not_fit_is_given_up_and_the_masks_are_in_time(
             assert sum(fold.windows + fold.windows_unmirrored for fold in runs) > 0
             assert masks[tracer].ttb.dtype == np.bool_
             assert masks[tracer].ttb.shape == case.scan(tracer).pet.GetSize()[::-1]
+        every = [str(work.task) for scan in ensembles(case, manifest) for work in scan.folds()]
+        assert sorted([str(fold).partition(":")[0] for fold in pace.executed.fold_runs] + given_up()) == sorted(every)
         # As a record keeps it, it is run again without a clock.
         executed = read_executed(json.loads(json.dumps(pace.executed.as_json())))
         again = Replayed(executed)
@@ -360,17 +364,21 @@ def test_work_can_be_counted_before_there_are_organs(case: Case, manifest: Manif
         for tracer in Tracer
     ]
     pace = deadline(1000.0, clock)
-    assert pace.organ_timeout_s(30.0, scans=scans, cts=2) == 30.0
-    assert 0.0 < pace.organ_timeout_s(5000.0, scans=scans, cts=2) < 500.0
+    briefly, long = (replace(manifest.organs, timeout_s=timeout_s) for timeout_s in (30.0, 5000.0))
+    assert pace.organ_settings(briefly, scans=scans, cts=2) == briefly
+    limited = pace.organ_settings(long, scans=scans, cts=2)
+    assert isinstance(limited, HurriedOrganSettings)
+    assert limited.timeout_s == 5000.0
+    assert 0.0 < limited.total_s < 1000.0
 
 
 def test_the_pilot_window_is_timed_by_the_clock(case: Case, manifest: Manifest, clock: Clock) -> None:
     scan, _ = ensembles(case, manifest)
     clock.window_s = 7.0
-    assert scan.time_window(scan.folds()[0]) == 7.0
+    assert scan.time_window(scan.folds()[0]) == WindowTimes(open_s=0.0, pass_s=7.0)
     assert clock.now_s == 7.0  # a slow one is not run twice
     clock.window_s = 0.5
-    assert scan.time_window(scan.folds()[0]) == 0.5
+    assert scan.time_window(scan.folds()[0]) == WindowTimes(open_s=0.0, pass_s=0.5)
     assert clock.now_s == 7.0 + 3 * 0.5
 
 

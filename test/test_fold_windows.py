@@ -43,7 +43,6 @@ def run(data: torch.Tensor, asked: Sequence[int], *, network: Pointing | None = 
         data,
         window=WINDOW,
         device=CPU,
-        sum_on=CPU,
         name="pointing",
         next_mirrorings=lambda done: asked[done] if done < len(asked) else 0,
         **options,

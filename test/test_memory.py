@@ -42,21 +42,29 @@ def test_the_limit_on_data_less_what_is_taken(files: Path, monkeypatch: pytest.M
     assert budget.limited_by == "RLIMIT_DATA"
 
 
-def write_group(folder: Path, *, version: int, limit: str, used: int, inactive: int = 0) -> None:
+def write_group(folder: Path, *, version: int, limit: str, used: int, inactive: int = 0, active: int = 0) -> None:
     """A control group's files; what groups inside it read counts for it in version 1 under a name of its own."""
     names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if version == 1 else ("memory.max", "memory.current")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / names[0]).write_text(f"{limit}\n")
     (folder / names[1]).write_text(f"{used}\n")
-    own = f"inactive_file 17\ntotal_inactive_file {inactive}\n" if version == 1 else f"inactive_file {inactive}\n"
+    own = f"inactive_file {inactive}\nactive_file {active}\n"
+    if version == 1:
+        own = f"inactive_file 17\nactive_file 18\ntotal_inactive_file {inactive}\ntotal_active_file {active}\n"
     (folder / "memory.stat").write_text(f"anon {4 * GIB}\n{own}")
 
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_the_groups_limit_less_what_is_used_for_good(files: Path, version: int) -> None:
-    write_group(files / f"v{version}", version=version, limit=str(8 * GIB), used=6 * GIB, inactive=1 * GIB)
-    assert memory.free_bytes() == (8 - 6 + 1) * GIB
+    write_group(files / f"v{version}", version=version, limit=str(8 * GIB), used=6 * GIB, inactive=GIB, active=2 * GIB)
+    assert memory.free_bytes() == (8 - 6 + 1 + 2) * GIB
     assert memory.memory_budget().limited_by == "the control group"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_no_more_is_given_up_than_is_used(files: Path, version: int) -> None:
+    write_group(files / f"v{version}", version=version, limit=str(8 * GIB), used=3 * GIB, inactive=GIB, active=4 * GIB)
+    assert memory.free_bytes() == 8 * GIB
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -16,7 +16,14 @@ from petct.errors import CaseError
 from petct.geometry import Grid, grid_of, to_array, to_image
 from petct.manifest import OrganSettings, OrganTask
 from segmentation import totalsegmentator_process
-from segmentation.totalsegmentator import CHILD, WEIGHT_FILES, find_organ_maps, find_organs, model_folders
+from segmentation.totalsegmentator import (
+    CHILD,
+    WEIGHT_FILES,
+    HurriedOrganSettings,
+    find_organ_maps,
+    find_organs,
+    model_folders,
+)
 from segmentation.weight_files import sha256_of
 from tiny_organ_net import CT_GRID, tiny_ct
 
@@ -295,6 +302,39 @@ def test_each_ct_has_its_own_time(weights: Path, tmp_path: Path) -> None:
     )
     assert len(maps) == 2
     assert time.monotonic() - started_s > 8.0
+
+
+def hurried(weights: Path, *, timeout_s: float, total_s: float) -> HurriedOrganSettings:
+    return HurriedOrganSettings(**vars(settings(weights, timeout_s=timeout_s)), total_s=total_s)
+
+
+def test_what_a_quick_ct_leaves_of_all_their_time_is_the_next_ones(weights: Path, tmp_path: Path) -> None:
+    # Half of the time for each would not be enough.
+    child = stand_in(tmp_path, WRITE_ALL.format(before="time.sleep(6.0 * number)"))
+    cts = {"psma ct": tiny_ct(), "fdg ct": other_ct()}
+    allowed = hurried(weights, timeout_s=300.0, total_s=11.0)
+    assert len(find_organ_maps(cts, settings=allowed, device="cpu", crop_to_body=False, child=child)) == 2
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "total_s", "sleep", "message"),
+    [
+        # A quarter of an even share is kept for the second.
+        (300.0, 4.0, "60.0", r"psma ct: .* must finish within (2\.\d+|3(\.[0-5]\d*)?) s, and was stopped$"),
+        (1.5, 300.0, "60.0", r"psma ct: .* must finish within 1\.5 s, and was stopped$"),
+        (300.0, 8.0, "60.0 * number", r"fdg ct: .* must finish within [0-7](\.\d+)? s, and was stopped$"),
+    ],
+)
+def test_all_cts_together_take_no_longer_than_they_may(
+    weights: Path, tmp_path: Path, timeout_s: float, total_s: float, sleep: str, message: str
+) -> None:
+    child = stand_in(tmp_path, WRITE_ALL.format(before=f"time.sleep({sleep})"))
+    cts = {"psma ct": tiny_ct(), "fdg ct": other_ct()}
+    allowed = hurried(weights, timeout_s=timeout_s, total_s=total_s)
+    started_s = time.monotonic()
+    with pytest.raises(CaseError, match=f"^{message}"):
+        find_organ_maps(cts, settings=allowed, device="cpu", crop_to_body=False, child=child)
+    assert time.monotonic() - started_s < min(total_s, 10.0) + 5.0
 
 
 def ct_with_a_patient():
