@@ -136,7 +136,8 @@ def choose_manifest(wanted: Path | None) -> Path:
     if shipped.is_file():
         return shipped
     try:
-        held = sorted(path.name for path in MODEL_TARBALL.iterdir())
+        # What a mount or an archiver leaves behind is no model.
+        held = sorted(path.name for path in MODEL_TARBALL.iterdir() if not path.name.startswith((".", "lost+found")))
     except (FileNotFoundError, NotADirectoryError):
         held = []
     except OSError as error:

@@ -292,7 +292,8 @@ def test_the_tarballs_manifest_wins_over_the_images_and_the_users_over_both(
         return line
 
     assert manifest_of() == f"manifest: image ({models.folder}/image.toml)"
-    (models.folder / "tarball").mkdir()
+    (models.folder / "tarball" / "lost+found").mkdir(parents=True)
+    (models.folder / "tarball" / ".keep").touch()
     assert manifest_of() == f"manifest: image ({models.folder}/image.toml)"
     shipped = models.folder / "tarball" / "manifest.toml"
     shipped.write_text(write_manifest(models, name="tarball").read_text())
